@@ -1,0 +1,1 @@
+"""Mixture models written once in NumPyro, fitted by EM and by NUTS."""
