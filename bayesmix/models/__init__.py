@@ -1,0 +1,53 @@
+"""Ready-made mixture programs. Each factory returns a plain NumPyro program of the data.
+
+Choosing a model
+----------------
+`gaussian(K)`
+    Continuous columns. `covariance="full"` lets each cluster have its own size, shape and tilt,
+    D(D+1)/2 numbers per cluster; with few rows per cluster choose less. "tied" gives all clusters
+    one shape (linear boundaries). "diag" has no tilt: columns are independent within a cluster.
+    "spherical" has one variance per cluster and depends on the units of the columns: use it on
+    columns that share a unit.
+`poisson(K)`
+    Counts: events per row, one column or several.
+`bernoulli(K)`
+    Columns of 0 and 1; with several columns, latent class analysis.
+
+Choosing the prior of a Gaussian mixture
+----------------------------------------
+"default"
+    Proper and scaled from the data. `weights ~ Dirichlet(2, ...)`: one added row per cluster, so no
+    weight is 0 at the mode. Locations are Normal around the data's mean with 3 times the data's
+    spread, whatever the cluster's own spread. Spreads are inverse Wishart (`cov`, D + 2 degrees of
+    freedom) or inverse gamma (`var`, shape 3/2), with a mean that gives each cluster 1/K of the
+    data's volume: their density vanishes fast enough as a cluster collapses onto a point or a line
+    that the log joint is bounded, which is what makes a maximum a posteriori estimate exist. The
+    data's covariance enters with its correlations damped by 10 %, so that collinear columns and
+    more columns than rows are no obstacle; a constant column is, as it has no scale.
+"flat"
+    `Dirichlet(1, ...)` and constants: EM then gives maximum likelihood. That has no global maximum
+    (a cluster on one row has infinite likelihood); EM reports the best regular local one. Not for
+    NUTS: the priors are improper.
+"mclust"
+    The prior of R's mclust (`priorControl()`, `defaultPrior`), for comparison with it: location
+    given spread is Normal with the data's mean and the cluster's covariance divided by 0.01; `cov`
+    is inverse Wishart with D + 2 degrees of freedom and scale K^(-2/D) S, S the sample covariance
+    (its diagonal alone where there are no more rows than columns); `var` is inverse gamma with
+    shape (D + 2)/2 and scale K^(-2/D) v/2, v the mean of the columns' variances, for "diag" as for
+    "spherical" (so "diag" depends on the columns' units). Weights are flat.
+    Source: Fraley & Raftery (2007), Bayesian regularization for normal mixture estimation and
+    model-based clustering, Journal of Classification 24, 155-181. Under "tied" the K locations
+    share the one covariance, as in mclust's EEE.
+
+Shifting x by b and multiplying it by a moves fits with "default" and "flat" along with it: loc
+becomes a loc + b, variances a² var, and no responsibility changes. "full", "tied" and "diag" allow
+a factor for each column; "spherical" one for all.
+
+The programs take the data as their only argument; a DataFrame will do. They are ordinary functions:
+read them, copy them, change a prior.
+"""
+
+from bayesmix.models.continuous import gaussian
+from bayesmix.models.discrete import bernoulli, poisson
+
+__all__ = ["bernoulli", "gaussian", "poisson"]
