@@ -1,0 +1,867 @@
+"""The table of NumPyro programs that every conformance test runs over.
+
+One row is a program, its data, and what a careful reader expects to be found in it: which sites have a
+closed-form update, where the cluster axis is, which clusters may be swapped. Nothing here imports bayesmix:
+the table is the outside view. A new family or prior adds one row and inherits all properties.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import OrderedTransform
+from scipy import stats
+
+CLUSTER = {"event_dims": ["cluster"]}
+
+# ----------------------------------------------------------------------------------------------- data
+# Small, on a scale of about one, and with clusters that overlap enough for responsibilities to matter.
+
+_rng = np.random.default_rng(20)
+Y = np.concatenate([_rng.normal(-1.2, 0.7, 22), _rng.normal(1.1, 0.9, 18)])
+Y3 = np.concatenate(
+    [_rng.normal(-2.0, 0.6, 14), _rng.normal(0.3, 0.5, 13), _rng.normal(2.2, 0.8, 13)]
+)
+X = np.concatenate(
+    [
+        _rng.multivariate_normal([-1.0, 0.5], [[0.6, 0.3], [0.3, 0.5]], 20),
+        _rng.multivariate_normal([1.2, -0.4], [[0.5, -0.2], [-0.2, 0.9]], 16),
+    ]
+)
+COUNTS = np.concatenate([_rng.poisson(1.5, 20), _rng.poisson(6.0, 16)])
+BITS = np.concatenate([_rng.random(18) < 0.25, _rng.random(14) < 0.8]).astype(int)
+ITEMS = np.concatenate(
+    [_rng.random((16, 3)) < [0.2, 0.3, 0.7], _rng.random((14, 3)) < [0.8, 0.7, 0.2]]
+).astype(int)
+TIMES = np.concatenate([_rng.exponential(0.4, 20), _rng.exponential(3.0, 16)])
+SKEWED = np.concatenate([_rng.gamma(4.0, 0.3, 18), _rng.gamma(9.0, 0.5, 16)])
+ANGLES = np.concatenate([_rng.vonmises(-1.5, 3.0, 18), _rng.vonmises(1.0, 2.0, 16)])
+COVARIATE = np.linspace(-1.5, 1.5, 34)
+RESPONSE = np.where(_rng.random(34) < 0.5, 1.0 + 0.8 * COVARIATE, -1.0 - 0.5 * COVARIATE)
+RESPONSE = RESPONSE + _rng.normal(0.0, 0.4, 34)
+WHOLE = np.rint(4.0 * Y).astype(np.int64)
+GRID = Y[:36].reshape(9, 4)
+WEIGHTS = _rng.integers(1, 4, Y.size).astype(float)
+KEEP = _rng.random(Y.size) < 0.8
+
+
+# ------------------------------------------------------------------------------------------- programs
+# Helpers stay tiny so that each program still reads as what a user would write.
+
+
+def _weights(K, alpha=1.0):
+    return numpyro.sample("weights", dist.Dirichlet(jnp.full(K, alpha)), infer=CLUSTER)
+
+
+def _observe(weights, components, x, rows=None):
+    mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
+    with numpyro.plate("obs_id", x.shape[0] if rows is None else rows):
+        numpyro.sample("x", mixture, obs=x)
+
+
+def _flat(support, event_shape=()):
+    return dist.ImproperUniform(support, (), event_shape)
+
+
+def normal_inverse_gamma_variance(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_flat(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", _flat(constraints.real))
+        scale = numpyro.sample("scale", _flat(constraints.positive))
+    _observe(weights, dist.Normal(loc, scale), x)
+
+
+def normal_flat_variance(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", _flat(constraints.real))
+        var = numpyro.sample("var", _flat(constraints.positive))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_half_normal(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 3.0))
+        scale = numpyro.sample("scale", dist.HalfNormal(2.0))
+    _observe(weights, dist.Normal(loc, scale), x)
+
+
+def normal_log_normal_scale(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 3.0))
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.7))
+    _observe(weights, dist.Normal(loc, scale), x)
+
+
+def normal_gamma_scale(x, K=2):
+    weights = _weights(K, 2.0)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.StudentT(4.0, 0.0, 2.0))
+        scale = numpyro.sample("scale", dist.Gamma(3.0, 3.0))
+    _observe(weights, dist.Normal(loc, scale), x)
+
+
+def normal_nig(x, K=2):
+    weights = _weights(K, 2.0)
+    with numpyro.plate("cluster", K):
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+        loc = numpyro.sample("loc", dist.Normal(0.3, jnp.sqrt(var / 0.2)))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_tied_variance(x, K=3):
+    weights = _weights(K)
+    var = numpyro.sample("var", dist.InverseGamma(2.0, 1.0))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 3.0))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_tied_half_normal(x, K=2):
+    weights = _weights(K)
+    scale = numpyro.sample("scale", dist.HalfNormal(2.0))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 3.0))
+    _observe(weights, dist.Normal(loc, scale), x)
+
+
+def normal_known_scales(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+    _observe(weights, dist.Normal(loc, jnp.array([1.0, 0.6])), x)
+
+
+def normal_shared_loc(x, K=2):
+    weights = _weights(K)
+    loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+    with numpyro.plate("cluster", K):
+        var = numpyro.sample("var", dist.InverseGamma(3.0, jnp.array([0.5, 6.0])))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_hierarchical(x, K=3):
+    weights = _weights(K)
+    mu0 = numpyro.sample("mu0", dist.Normal(0.0, 2.0))
+    tau = numpyro.sample("tau", dist.LogNormal(0.5, 0.5))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(mu0, tau))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 1.0))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_ordered_loc(x, K=2):
+    weights = _weights(K)
+    base = dist.Normal(0.0, 1.5).expand([K]).to_event(1)
+    loc = numpyro.sample(
+        "loc", dist.TransformedDistribution(base, OrderedTransform()), infer=CLUSTER
+    )
+    with numpyro.plate("cluster", K):
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_asymmetric_prior(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(jnp.array([-1.0, 1.0]), 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_asymmetric_dirichlet(x, K=3):
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.array([2.0, 3.0, 2.0])), infer=CLUSTER)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_fixed_weights(x, K=2):
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(jnp.array([0.3, 0.7]), dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_softmax_weights(x, K=2):
+    with numpyro.plate("cluster", K):
+        logits = numpyro.sample("logits", dist.Normal(0.0, 1.0))
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(logits=logits), dist.Normal(loc, jnp.sqrt(var))
+    )
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture, obs=x)
+
+
+def normal_log_weights(x, K=2):
+    weights = _weights(K, 1.5)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(logits=jnp.log(weights)), dist.Normal(loc, jnp.sqrt(var))
+    )
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture, obs=x)
+
+
+def normal_beta_weight(x):
+    p = numpyro.sample("p", dist.Beta(2.0, 3.0))
+    with numpyro.plate("cluster", 2):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(jnp.stack([p, 1.0 - p]), dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_scaled_rows(x, w, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    with handlers.scale(scale=w):
+        _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_masked_rows(x, keep, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    with handlers.mask(mask=keep):
+        _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def normal_distribution_mask(x, keep, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Normal(loc, jnp.sqrt(var))
+    )
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture.mask(keep), obs=x)
+
+
+def normal_unobserved(N, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Normal(loc, jnp.sqrt(var))
+    )
+    with numpyro.plate("obs_id", N):
+        numpyro.sample("x", mixture)
+
+
+normal_conditioned = handlers.condition(normal_unobserved, data={"x": Y})
+
+
+def normal_two_plates(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Normal(loc, jnp.sqrt(var))
+    )
+    with numpyro.plate("day", x.shape[0], dim=-2), numpyro.plate("shift", x.shape[1], dim=-1):
+        numpyro.sample("x", mixture, obs=x)
+
+
+def normal_without_plate(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Normal(loc, jnp.sqrt(var))
+    )
+    numpyro.sample("x", mixture.expand([x.shape[0]]), obs=x)
+
+
+def normal_rows_as_event(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Normal(loc, jnp.sqrt(var))
+    )
+    numpyro.sample("x", mixture.expand([x.shape[0]]).to_event(1), obs=x)
+
+
+def normal_extra_terms(x, K=2):
+    """A factor and a second observed site that share a latent site with the mixture."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    numpyro.factor("repulsion", -0.5 * jnp.exp(-((loc[0] - loc[1]) ** 2)))
+    numpyro.sample("assay", dist.Normal(loc.mean(), 0.5), obs=0.2)
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
+
+
+def mvn_niw(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        cov = numpyro.sample("cov", dist.InverseWishart(D + 3.0, scale_matrix=1.5 * jnp.eye(D)))
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.array([0.2, -0.1]), cov / 0.3))
+    _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x)
+
+
+def mvn_independent_prior(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        cov = numpyro.sample("cov", dist.InverseWishart(D + 3.0, scale_matrix=1.5 * jnp.eye(D)))
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.zeros(D), 4.0 * jnp.eye(D)))
+    _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x)
+
+
+def mvn_flat(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", _flat(constraints.real_vector, (D,)))
+        cov = numpyro.sample("cov", _flat(constraints.positive_definite, (D, D)))
+    _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x)
+
+
+def mvn_tied(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    cov = numpyro.sample("cov", dist.InverseWishart(D + 3.0, scale_matrix=1.5 * jnp.eye(D)))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.zeros(D), 4.0 * jnp.eye(D)))
+    _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x)
+
+
+def mvn_cholesky_of_covariance(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        cov = numpyro.sample("cov", dist.InverseWishart(D + 3.0, scale_matrix=1.5 * jnp.eye(D)))
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+    _observe(weights, dist.MultivariateNormal(loc, scale_tril=jnp.linalg.cholesky(cov)), x)
+
+
+def mvn_scale_tril(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+        tril = numpyro.sample("tril", _flat(constraints.lower_cholesky, (D, D)))
+    _observe(weights, dist.MultivariateNormal(loc, scale_tril=tril), x)
+
+
+def mvn_precision(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        precision = numpyro.sample(
+            "precision", dist.Wishart(D + 2.0, scale_matrix=0.5 * jnp.eye(D))
+        )
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.zeros(D), 4.0 * jnp.eye(D)))
+    _observe(weights, dist.MultivariateNormal(loc, precision_matrix=precision), x)
+
+
+def mvn_lkj(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(2.0).expand([D]).to_event(1))
+        corr = numpyro.sample("corr", dist.LKJCholesky(D, 2.0))
+    _observe(weights, dist.MultivariateNormal(loc, scale_tril=sigma[..., None] * corr), x)
+
+
+def product_diagonal(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0).expand([D]).to_event(1))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)).to_event(1), x)
+
+
+def product_column_plate(x, K=2):
+    weights = _weights(K)
+    with (
+        numpyro.plate("cluster", K, dim=-2),
+        numpyro.plate("column", x.shape[1], dim=-1),
+    ):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        scale = numpyro.sample("scale", dist.HalfNormal(2.0))
+    _observe(weights, dist.Normal(loc, scale).to_event(1), x)
+
+
+def product_spherical(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)[:, None]).to_event(1), x)
+
+
+def product_tied_diagonal(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("column", D):
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)).to_event(1), x)
+
+
+def product_flat(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", _flat(constraints.real_vector, (D,)))
+        scale = numpyro.sample("scale", dist.ImproperUniform(constraints.positive, (), (D,)))
+    _observe(weights, dist.Normal(loc, scale).to_event(1), x)
+
+
+def poisson_gamma(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+    _observe(weights, dist.Poisson(rate), x)
+
+
+def poisson_flat(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        rate = numpyro.sample("rate", _flat(constraints.positive))
+    _observe(weights, dist.Poisson(rate), x)
+
+
+def poisson_log_rate(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        log_rate = numpyro.sample("log_rate", dist.Normal(1.0, 1.0))
+    _observe(weights, dist.Poisson(jnp.exp(log_rate)), x)
+
+
+def bernoulli_beta(x, K=2):
+    weights = _weights(K, 2.0)
+    with numpyro.plate("cluster", K):
+        probs = numpyro.sample("probs", dist.Beta(jnp.array([2.0, 4.0]), jnp.array([4.0, 2.0])))
+    _observe(weights, dist.Bernoulli(probs=probs), x)
+
+
+def bernoulli_product(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        probs = numpyro.sample("probs", dist.Beta(2.0, 2.0).expand([D]).to_event(1))
+    _observe(weights, dist.Bernoulli(probs=probs).to_event(1), x)
+
+
+def bernoulli_logits(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        logits = numpyro.sample("logits", dist.Normal(0.0, 1.5).expand([D]).to_event(1))
+    _observe(weights, dist.Bernoulli(logits=logits).to_event(1), x)
+
+
+def exponential_gamma(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    _observe(weights, dist.Exponential(rate), x)
+
+
+def student_t(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    _observe(weights, dist.StudentT(5.0, loc, scale), x)
+
+
+def gamma_components(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        shape = numpyro.sample("shape", dist.LogNormal(1.5, 0.5))
+        rate = numpyro.sample("rate", dist.LogNormal(0.5, 0.5))
+    _observe(weights, dist.Gamma(shape, rate), x)
+
+
+def log_normal_components(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        scale = numpyro.sample("scale", dist.LogNormal(-0.5, 0.5))
+    _observe(weights, dist.LogNormal(loc, scale), x)
+
+
+def von_mises(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.VonMises(0.0, 0.5))
+        kappa = numpyro.sample("kappa", dist.Gamma(3.0, 1.0))
+    _observe(weights, dist.VonMises(loc, kappa), x)
+
+
+def negative_binomial(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        mean = numpyro.sample("mean", dist.Gamma(2.0, 0.5))
+        concentration = numpyro.sample("concentration", dist.LogNormal(1.5, 0.5))
+    _observe(weights, dist.NegativeBinomial2(mean, concentration), x)
+
+
+def regression(t, y, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(-0.7, 0.5))
+    mean = beta[:, 0] + beta[:, 1] * t[:, None]
+    mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), dist.Normal(mean, sigma))
+    with numpyro.plate("obs_id", y.shape[0]):
+        numpyro.sample("x", mixture, obs=y)
+
+
+def two_named_normals(x):
+    weights = _weights(2)
+    loc0 = numpyro.sample("loc0", dist.Normal(0.0, 2.0))
+    loc1 = numpyro.sample("loc1", dist.Normal(0.0, 2.0))
+    var0 = numpyro.sample("var0", dist.InverseGamma(3.0, 2.0))
+    var1 = numpyro.sample("var1", dist.InverseGamma(3.0, 2.0))
+    mixture = dist.MixtureGeneral(
+        dist.Categorical(probs=weights),
+        [dist.Normal(loc0, jnp.sqrt(var0)), dist.Normal(loc1, jnp.sqrt(var1))],
+    )
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture, obs=x)
+
+
+def normal_and_cauchy(x):
+    weights = _weights(2, 2.0)
+    loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+    scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    mixture = dist.MixtureGeneral(
+        dist.Categorical(probs=weights), [dist.Normal(loc, scale), dist.Cauchy(0.0, 2.0)]
+    )
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture, obs=x)
+
+
+def normal_and_uniform(x):
+    weights = _weights(2, 2.0)
+    loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+    scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    mixture = dist.MixtureGeneral(
+        dist.Categorical(probs=weights),
+        [dist.Normal(loc, scale), dist.Uniform(-6.0, 6.0)],
+        support=constraints.real,
+    )
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture, obs=x)
+
+
+# ------------------------------------------------------------------- component densities, from SciPy
+# params -> log w_k + log f(x_n | phi_k), shape (N, K): the only input of the enumeration oracle.
+
+
+def _scipy_normal(p, x):
+    scale = p["scale"] if "scale" in p else np.sqrt(p["var"])
+    return np.log(p["weights"]) + stats.norm.logpdf(x[:, None], p["loc"], scale)
+
+
+def _scipy_mvn(p, x):
+    loc, K = p["loc"], len(p["weights"])
+    if "cov" in p:
+        cov = np.broadcast_to(p["cov"], (K, *p["cov"].shape[-2:]))
+    elif "precision" in p:
+        cov = np.linalg.inv(p["precision"])
+    else:
+        tril = p["tril"] if "tril" in p else p["sigma"][..., None] * p["corr"]
+        cov = tril @ np.swapaxes(tril, -1, -2)
+    terms = [stats.multivariate_normal.logpdf(x, loc[k], cov[k]) for k in range(K)]
+    return np.log(p["weights"]) + np.stack(terms, -1)
+
+
+def _scipy_product(p, x):
+    scale = p["scale"] if "scale" in p else np.sqrt(p["var"])
+    K, D = p["loc"].shape
+    if scale.shape == (K,) and "var" in p and p["var"].shape == (K,) and p.get("_spherical", False):
+        scale = scale[:, None]
+    terms = stats.norm.logpdf(x[:, None, :], p["loc"], scale).sum(-1)
+    return np.log(p["weights"]) + terms
+
+
+def _scipy_spherical(p, x):
+    return _scipy_product({**p, "_spherical": True}, x)
+
+
+def _scipy_poisson(p, x):
+    rate = p["rate"] if "rate" in p else np.exp(p["log_rate"])
+    return np.log(p["weights"]) + stats.poisson.logpmf(x[:, None], rate)
+
+
+def _scipy_bernoulli(p, x):
+    return np.log(p["weights"]) + stats.bernoulli.logpmf(x[:, None], p["probs"])
+
+
+def _scipy_items(p, x):
+    probs = p["probs"] if "probs" in p else 1.0 / (1.0 + np.exp(-p["logits"]))
+    return np.log(p["weights"]) + stats.bernoulli.logpmf(x[:, None, :], probs).sum(-1)
+
+
+def _scipy_exponential(p, x):
+    return np.log(p["weights"]) + stats.expon.logpdf(x[:, None], scale=1.0 / p["rate"])
+
+
+def _scipy_student(p, x):
+    return np.log(p["weights"]) + stats.t.logpdf(x[:, None], 5.0, p["loc"], p["scale"])
+
+
+def _scipy_gamma(p, x):
+    terms = stats.gamma.logpdf(x[:, None], p["shape"], scale=1.0 / p["rate"])
+    return np.log(p["weights"]) + terms
+
+
+def _scipy_log_normal(p, x):
+    terms = stats.lognorm.logpdf(x[:, None], p["scale"], scale=np.exp(p["loc"]))
+    return np.log(p["weights"]) + terms
+
+
+def _scipy_von_mises(p, x):
+    return np.log(p["weights"]) + stats.vonmises.logpdf(x[:, None], p["kappa"], loc=p["loc"])
+
+
+def _scipy_fixed_weights(p, x):
+    return _scipy_normal({**p, "weights": np.array([0.3, 0.7])}, x)
+
+
+def _scipy_softmax_weights(p, x):
+    weights = np.exp(p["logits"]) / np.exp(p["logits"]).sum()
+    return _scipy_normal({**p, "weights": weights}, x)
+
+
+def _scipy_beta_weight(p, x):
+    return _scipy_normal({**p, "weights": np.array([p["p"], 1.0 - p["p"]])}, x)
+
+
+def _scipy_known_scales(p, x):
+    return _scipy_normal({**p, "scale": np.array([1.0, 0.6])}, x)
+
+
+def _scipy_named(p, x):
+    loc, var = np.stack([p["loc0"], p["loc1"]]), np.stack([p["var0"], p["var1"]])
+    return _scipy_normal({"weights": p["weights"], "loc": loc, "var": var}, x)
+
+
+def _scipy_cauchy(p, x):
+    terms = [stats.norm.logpdf(x, p["loc"], p["scale"]), stats.cauchy.logpdf(x, 0.0, 2.0)]
+    return np.log(p["weights"]) + np.stack(terms, -1)
+
+
+def _scipy_uniform(p, x):
+    terms = [stats.norm.logpdf(x, p["loc"], p["scale"]), stats.uniform.logpdf(x, -6.0, 12.0)]
+    return np.log(p["weights"]) + np.stack(terms, -1)
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One program and what a careful reader finds in it.
+
+    plan : latent site -> "closed" | "ascent" | "any" (the issue does not promise one).
+    axes : latent site -> position of the cluster axis, None where the site is shared by all clusters.
+    classes : sets of clusters that may be swapped without changing the log joint.
+    proper : every prior integrates.  bounded : the log joint has a supremum for any data
+    (None: depends on the data, nothing is promised).
+    terms : (params, x) -> log w_k + log f(x_n | phi_k) from SciPy, (N, K).
+    """
+
+    id: str
+    program: Callable[..., Any]
+    args: tuple
+    K: int
+    family: str
+    plan: dict[str, str]
+    axes: dict[str, int | None]
+    classes: tuple[tuple[int, ...], ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    proper: bool = True
+    bounded: bool | None = True
+    terms: Callable | None = None
+    data: str | int | None = 0
+
+    def __str__(self):
+        return self.id
+
+    def small(self, n):
+        """The same program on n rows of its data (every row argument is cut)."""
+        step = max(1, self.x.shape[0] // n)
+        cut = tuple(a[::step][:n] if isinstance(a, np.ndarray) else a for a in self.args)
+        return cut
+
+    @property
+    def x(self):
+        """The observed values."""
+        return Y if self.data is None else self.args[self.data]
+
+
+def _row(id, program, args, K, family, plan, *, axes=None, swap=True, **kw):
+    """A row whose sites all carry the cluster axis first, unless told otherwise."""
+    axes = {name: 0 for name in plan} | (axes or {})
+    classes = (tuple(range(K)),) if swap else tuple((k,) for k in range(K))
+    return Row(id, program, args, K, family, plan, axes, classes, **kw)
+
+
+C, A, ANY = "closed", "ascent", "any"
+NIG_PLAN = {"weights": C, "loc": C, "var": C}
+FREE = {"proper": False, "bounded": False}
+
+PROGRAMS = [
+    _row("normal_inverse_gamma_variance", normal_inverse_gamma_variance, (Y,), 2, "Normal", NIG_PLAN,
+         terms=_scipy_normal),
+    _row("normal_three", normal_inverse_gamma_variance, (Y3,), 3, "Normal", NIG_PLAN,
+         kwargs={"K": 3}, terms=_scipy_normal),
+    _row("normal_one", normal_inverse_gamma_variance, (Y,), 1, "Normal", NIG_PLAN,
+         kwargs={"K": 1}, terms=_scipy_normal),
+    _row("normal_flat", normal_flat, (Y,), 2, "Normal", {"weights": C, "loc": C, "scale": C},
+         **FREE, terms=_scipy_normal),
+    _row("normal_flat_variance", normal_flat_variance, (Y,), 2, "Normal", NIG_PLAN,
+         **FREE, terms=_scipy_normal),
+    _row("normal_half_normal", normal_half_normal, (Y,), 2, "Normal",
+         {"weights": C, "loc": C, "scale": C}, bounded=False, terms=_scipy_normal),
+    _row("normal_log_normal_scale", normal_log_normal_scale, (Y,), 2, "Normal",
+         {"weights": C, "loc": C, "scale": A}, terms=_scipy_normal),
+    _row("normal_gamma_scale", normal_gamma_scale, (Y,), 2, "Normal",
+         {"weights": C, "loc": A, "scale": A}, bounded=None, terms=_scipy_normal),
+    _row("normal_nig", normal_nig, (Y,), 2, "Normal", NIG_PLAN, terms=_scipy_normal),
+    _row("normal_tied_variance", normal_tied_variance, (Y3,), 3, "Normal", NIG_PLAN,
+         axes={"var": None}, terms=_scipy_normal),
+    _row("normal_tied_half_normal", normal_tied_half_normal, (Y,), 2, "Normal",
+         {"weights": C, "loc": C, "scale": C}, axes={"scale": None}, bounded=None,
+         terms=_scipy_normal),
+    _row("normal_known_scales", normal_known_scales, (Y,), 2, "Normal", {"weights": C, "loc": C},
+         swap=False, terms=_scipy_known_scales),
+    _row("normal_shared_loc", normal_shared_loc, (Y,), 2, "Normal", NIG_PLAN,
+         axes={"loc": None}, swap=False, terms=_scipy_normal),
+    _row("normal_hierarchical", normal_hierarchical, (Y3,), 3, "Normal",
+         {"weights": C, "mu0": A, "tau": A, "loc": ANY, "var": C},
+         axes={"mu0": None, "tau": None}, terms=_scipy_normal),
+    _row("normal_ordered_loc", normal_ordered_loc, (Y,), 2, "Normal",
+         {"weights": C, "loc": A, "var": C}, swap=False, terms=_scipy_normal),
+    _row("normal_asymmetric_prior", normal_asymmetric_prior, (Y,), 2, "Normal", NIG_PLAN,
+         swap=False, terms=_scipy_normal),
+    Row("normal_asymmetric_dirichlet", normal_asymmetric_dirichlet, (Y3,), 3, "Normal", NIG_PLAN,
+        {"weights": 0, "loc": 0, "var": 0}, ((0, 2), (1,)), terms=_scipy_normal),
+    _row("normal_fixed_weights", normal_fixed_weights, (Y,), 2, "Normal", {"loc": C, "var": C},
+         swap=False, terms=_scipy_fixed_weights),
+    _row("normal_softmax_weights", normal_softmax_weights, (Y,), 2, "Normal",
+         {"logits": A, "loc": C, "var": C}, terms=_scipy_softmax_weights),
+    _row("normal_log_weights", normal_log_weights, (Y,), 2, "Normal",
+         {"weights": ANY, "loc": C, "var": C}, terms=_scipy_normal),
+    _row("normal_beta_weight", normal_beta_weight, (Y,), 2, "Normal",
+         {"p": ANY, "loc": C, "var": C}, axes={"p": None}, swap=False, terms=_scipy_beta_weight),
+    _row("normal_scaled_rows", normal_scaled_rows, (Y, WEIGHTS), 2, "Normal", NIG_PLAN),
+    _row("normal_masked_rows", normal_masked_rows, (Y, KEEP), 2, "Normal", NIG_PLAN),
+    _row("normal_distribution_mask", normal_distribution_mask, (Y, KEEP), 2, "Normal", NIG_PLAN),
+    _row("normal_conditioned", normal_conditioned, (Y.size,), 2, "Normal", NIG_PLAN, data=None),
+    _row("normal_two_plates", normal_two_plates, (GRID,), 2, "Normal", NIG_PLAN),
+    _row("normal_without_plate", normal_without_plate, (Y,), 2, "Normal", NIG_PLAN,
+         terms=_scipy_normal),
+    _row("normal_rows_as_event", normal_rows_as_event, (Y,), 2, "Normal", NIG_PLAN,
+         terms=_scipy_normal),
+    _row("normal_extra_terms", normal_extra_terms, (Y,), 2, "Normal",
+         {"weights": C, "loc": A, "var": C}, terms=_scipy_normal),
+    _row("normal_whole_numbers", normal_half_normal, (WHOLE,), 2, "Normal",
+         {"weights": C, "loc": C, "scale": C}, bounded=False, terms=_scipy_normal),
+    _row("mvn_niw", mvn_niw, (X,), 2, "MultivariateNormal", {"weights": C, "cov": C, "loc": C},
+         terms=_scipy_mvn),
+    _row("mvn_independent_prior", mvn_independent_prior, (X,), 2, "MultivariateNormal",
+         {"weights": C, "cov": C, "loc": C}, terms=_scipy_mvn),
+    _row("mvn_flat", mvn_flat, (X,), 2, "MultivariateNormal", {"weights": C, "loc": C, "cov": C},
+         **FREE, terms=_scipy_mvn),
+    _row("mvn_tied", mvn_tied, (X,), 2, "MultivariateNormal", {"weights": C, "cov": C, "loc": C},
+         axes={"cov": None}, terms=_scipy_mvn),
+    _row("mvn_cholesky_of_covariance", mvn_cholesky_of_covariance, (X,), 2, "MultivariateNormal",
+         {"weights": C, "cov": ANY, "loc": ANY}, terms=_scipy_mvn),
+    _row("mvn_scale_tril", mvn_scale_tril, (X,), 2, "MultivariateNormal",
+         {"weights": C, "loc": ANY, "tril": ANY}, **FREE, terms=_scipy_mvn),
+    _row("mvn_precision", mvn_precision, (X,), 2, "MultivariateNormal",
+         {"weights": C, "precision": ANY, "loc": ANY}, terms=_scipy_mvn),
+    _row("mvn_lkj", mvn_lkj, (X,), 2, "MultivariateNormal",
+         {"weights": C, "loc": ANY, "sigma": A, "corr": A}, bounded=False, terms=_scipy_mvn),
+    _row("product_diagonal", product_diagonal, (X,), 2, "Normal", NIG_PLAN, terms=_scipy_product),
+    _row("product_column_plate", product_column_plate, (X,), 2, "Normal",
+         {"weights": C, "loc": C, "scale": C}, bounded=False, terms=_scipy_product),
+    _row("product_spherical", product_spherical, (X,), 2, "Normal", NIG_PLAN,
+         terms=_scipy_spherical),
+    _row("product_tied_diagonal", product_tied_diagonal, (X,), 2, "Normal", NIG_PLAN,
+         axes={"var": None}, terms=_scipy_product),
+    _row("product_flat", product_flat, (X,), 2, "Normal", {"weights": C, "loc": C, "scale": C},
+         **FREE, terms=_scipy_product),
+    _row("poisson_gamma", poisson_gamma, (COUNTS,), 2, "Poisson", {"weights": C, "rate": C},
+         terms=_scipy_poisson),
+    _row("poisson_flat", poisson_flat, (COUNTS,), 2, "Poisson", {"weights": C, "rate": C},
+         proper=False, bounded=None, terms=_scipy_poisson),
+    _row("poisson_log_rate", poisson_log_rate, (COUNTS,), 2, "Poisson",
+         {"weights": C, "log_rate": A}, terms=_scipy_poisson),
+    _row("bernoulli_beta", bernoulli_beta, (BITS,), 2, "Bernoulli", {"weights": C, "probs": C},
+         swap=False, terms=_scipy_bernoulli),
+    _row("bernoulli_product", bernoulli_product, (ITEMS,), 2, "Bernoulli",
+         {"weights": C, "probs": C}, terms=_scipy_items),
+    _row("bernoulli_logits", bernoulli_logits, (ITEMS,), 2, "Bernoulli",
+         {"weights": C, "logits": A}, terms=_scipy_items),
+    _row("exponential_gamma", exponential_gamma, (TIMES,), 2, "Exponential",
+         {"weights": C, "rate": C}, terms=_scipy_exponential),
+    _row("student_t", student_t, (Y,), 2, "StudentT", {"weights": C, "loc": A, "scale": A},
+         terms=_scipy_student),
+    _row("gamma_components", gamma_components, (SKEWED,), 2, "Gamma",
+         {"weights": C, "shape": A, "rate": A}, terms=_scipy_gamma),
+    _row("log_normal_components", log_normal_components, (SKEWED,), 2, "LogNormal",
+         {"weights": C, "loc": ANY, "scale": ANY}, terms=_scipy_log_normal),
+    _row("von_mises", von_mises, (ANGLES,), 2, "VonMises", {"weights": C, "loc": A, "kappa": A},
+         terms=_scipy_von_mises),
+    _row("negative_binomial", negative_binomial, (COUNTS,), 2, "NegativeBinomial2",
+         {"weights": C, "mean": A, "concentration": A}),  # JAX's betaln is right to 1e-7 only
+    _row("regression", regression, (COVARIATE, RESPONSE), 2, "Normal",
+         {"weights": C, "beta": A, "sigma": A}, data=1),
+    _row("two_named_normals", two_named_normals, (Y,), 2, "Normal",
+         {"weights": C, "loc0": ANY, "loc1": ANY, "var0": ANY, "var1": ANY},
+         axes={"loc0": None, "loc1": None, "var0": None, "var1": None}, swap=False,
+         terms=_scipy_named),
+    _row("normal_and_cauchy", normal_and_cauchy, (Y,), 2, "",
+         {"weights": C, "loc": ANY, "scale": ANY}, axes={"loc": None, "scale": None}, swap=False,
+         terms=_scipy_cauchy),
+    _row("normal_and_uniform", normal_and_uniform, (Y,), 2, "",
+         {"weights": C, "loc": ANY, "scale": ANY}, axes={"loc": None, "scale": None}, swap=False,
+         terms=_scipy_uniform),
+]  # fmt: skip
+
+BY_ID = {row.id: row for row in PROGRAMS}
+assert len(BY_ID) == len(PROGRAMS)
