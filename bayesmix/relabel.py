@@ -65,7 +65,7 @@ def relabel(tree: xarray.DataTree, method: str = "ecr", *, mixture: Any = None) 
     Kullback-Leibler cost (Stephens 2000) one observation of probability 0 cannot decide a draw.
     """
     _check(tree, method)
-    posterior = tree["posterior"].to_dataset(inherit=False)
+    posterior = _dataset(tree, "posterior")
     axes = _cluster_axes(tree, posterior)
     pivot, kind = _pivot(tree, mixture)
     K = pivot.shape[-1]
@@ -76,8 +76,8 @@ def relabel(tree: xarray.DataTree, method: str = "ecr", *, mixture: Any = None) 
     new = tree.copy()
     new["posterior"] = _as_node(_permute_sites(posterior, axes, perm))
     if "responsibilities" in tree.children:
-        resp = tree["responsibilities"].to_dataset(inherit=False)
-        last = {name: resp[name].ndim - 1 for name in resp.data_vars}
+        resp = _dataset(tree, "responsibilities")
+        last = {str(name): resp[name].ndim - 1 for name in resp.data_vars}
         new["responsibilities"] = _as_node(_permute_sites(resp, last, perm))
     new["relabelling"] = _as_node(_record(tree, posterior, found, perm))
     new.attrs.update(_summary(found, perm, method, kind))
@@ -198,22 +198,35 @@ def _cluster_axes(tree: xarray.DataTree, posterior: xarray.Dataset) -> dict[str,
     for name, variable in posterior.data_vars.items():
         if known.get(name) is not None:
             axes[str(name)] = 2 + int(known[name])
-        elif name not in known and "cluster" in variable.dims:
-            axes[str(name)] = variable.dims.index("cluster")
+        elif name not in known and _cluster_dim(tree) in variable.dims:
+            axes[str(name)] = variable.dims.index(_cluster_dim(tree))
     return axes
+
+
+def _cluster_dim(tree: xarray.DataTree) -> str:
+    return str(tree.attrs.get("cluster_dim", "cluster"))
+
+
+def _dataset(tree: xarray.DataTree, group: str) -> xarray.Dataset:
+    """One group; an empty one where the tree does not have it."""
+    from xarray import Dataset
+
+    found = tree.children.get(group)
+    return Dataset() if found is None else found.to_dataset(inherit=False)
 
 
 def _pivot(tree: xarray.DataTree, mixture: Any) -> tuple[np.ndarray, str]:
     """The pivot's responsibilities, (N, K), and where they come from."""
-    if "pivot" in tree.children and "resp" in tree["pivot"].data_vars:
-        resp = tree["pivot"]["resp"].to_numpy()
-        return resp.reshape(-1, resp.shape[-1]), str(tree["pivot"].attrs.get("kind", "pivot group"))
-    if "invariant" not in tree.children or "log_joint" not in tree["invariant"].data_vars:
+    point, invariant = _dataset(tree, "pivot"), _dataset(tree, "invariant")
+    if "resp" in point:
+        resp = point["resp"].to_numpy()
+        return resp.reshape(-1, resp.shape[-1]), str(point.attrs.get("kind", "pivot group"))
+    if "log_joint" not in invariant:
         raise ValueError(
             "the tree has neither a group 'pivot' with 'resp' nor 'log_joint' in a group "
             "'invariant': pass result.to_datatree()"
         )
-    log_joint = tree["invariant"]["log_joint"].to_numpy()
+    log_joint = invariant["log_joint"].to_numpy()
     best = int(np.argmax(np.where(np.isfinite(log_joint), log_joint, -np.inf)))
     for start, block in _blocks(tree, mixture):
         if start <= best < start + len(block):
@@ -254,15 +267,17 @@ def _same_rows(resp: np.ndarray, pivot: np.ndarray) -> np.ndarray:
 
 
 def _weights(tree: xarray.DataTree, N: int) -> np.ndarray:
-    if "constant_data" in tree.children and "weights" in tree["constant_data"].data_vars:
-        return tree["constant_data"]["weights"].to_numpy().reshape(-1).astype(np.float64)
+    constant = _dataset(tree, "constant_data")
+    if "weights" in constant:
+        return constant["weights"].to_numpy().reshape(-1).astype(np.float64)
     return np.ones(N)
 
 
 def _blocks(tree: xarray.DataTree, mixture: Any) -> Iterator[tuple[int, np.ndarray]]:
     """First draw and responsibilities (block, N, K) of each block of the flattened draws."""
-    if "responsibilities" in tree.children:
-        resp = tree["responsibilities"]["resp"].to_numpy()
+    stored = _dataset(tree, "responsibilities")
+    if "resp" in stored:
+        resp = stored["resp"].to_numpy()
         resp = resp.reshape(-1, math.prod(resp.shape[2:-1]), resp.shape[-1])
         size = max(1, BLOCK_BYTES // max(1, resp[0].nbytes))
         for start in range(0, len(resp), size):
@@ -280,7 +295,7 @@ def _computed_blocks(tree: xarray.DataTree, mixture: Any) -> Iterator[tuple[int,
     from bayesmix.density import evaluate_draws
 
     names = json.loads(tree.attrs.get("site_names", "{}"))
-    posterior = tree["posterior"].to_dataset(inherit=False)
+    posterior = _dataset(tree, "posterior")
     draws = {
         site: (v := posterior[names.get(site, site)].to_numpy()).reshape(1, -1, *v.shape[2:])
         for site in mixture.sites
@@ -322,19 +337,19 @@ def _record(
 ) -> xarray.Dataset:
     from xarray import Dataset
 
-    if "relabelling" in tree.children:
-        before = tree["relabelling"]["permutation"].to_numpy()
-        perm = np.take_along_axis(before, perm, axis=-1)
-    sample = ("chain", "draw")
+    before = _dataset(tree, "relabelling")
+    if "permutation" in before:
+        perm = np.take_along_axis(before["permutation"].to_numpy(), perm, axis=-1)
+    sample, cluster = ("chain", "draw"), _cluster_dim(tree)
     return Dataset(
         {
-            "permutation": ((*sample, "cluster"), perm),
+            "permutation": ((*sample, cluster), perm),
             "agreement": (sample, found.agreement.reshape(perm.shape[:2])),
             "margin": (sample, found.margin.reshape(perm.shape[:2])),
         },
         coords={
             **{dim: posterior.coords[dim] for dim in sample if dim in posterior.coords},
-            "cluster": np.arange(perm.shape[-1]),
+            cluster: np.arange(perm.shape[-1]),
         },
     )
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ import xarray
 
 from bayesmix import relabel as room
 from bayesmix.relabel import ecr, relabel
-
-REFERENCE = Path(__file__).parent / "references" / "label_switching_ecr.json"
 
 
 def by_brute_force(resp, pivot, weights, permutations):
@@ -94,8 +91,8 @@ def assert_same_draws(one, two):
 # The core.
 
 
-def test_one_hot_responsibilities_give_the_ecr_of_label_switching():
-    facts = json.loads(REFERENCE.read_text())
+def test_one_hot_responsibilities_give_the_ecr_of_label_switching(reference):
+    facts = reference("label_switching_ecr.json")
     resp = np.eye(2)[np.array(facts["z"]) - 1]
     found = ecr(resp, resp[facts["pivot_draw"] - 1])
     np.testing.assert_array_equal(found.perm + 1, facts["ecr"])
