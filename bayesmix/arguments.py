@@ -1,0 +1,123 @@
+"""What a user hands to a program, made ready for JAX: frames, lists and odd dtypes become arrays.
+
+Arrays become float64 / integer / boolean NumPy arrays and are traced; Python numbers, strings and
+None stay as they are and are static. Nothing here knows NumPyro.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A program's arguments, flat: ``arrays`` are data, ``rebuild(arrays)`` gives args, kwargs.
+
+    ``columns`` and ``index`` are the names that came with the first table among them.
+    """
+
+    leaves: tuple[Any, ...]
+    treedef: Any
+    columns: tuple[str, ...] | None
+    index: Any
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        return [leaf for leaf in self.leaves if isinstance(leaf, np.ndarray)]
+
+    def rebuild(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        fresh = iter(arrays)
+        leaves = [next(fresh) if isinstance(leaf, np.ndarray) else leaf for leaf in self.leaves]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def read_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Arguments of a program as plain arrays and static values.
+
+    Raises ValueError naming the argument, and the column or row, for text, missing objects,
+    ragged lists and generators.
+    """
+    table = next((a for a in (*args, *kwargs.values()) if _is_table(a)), None)
+    columns = index = None
+    if table is not None:
+        names = getattr(table, "columns", None)
+        columns = tuple(str(n) for n in (names if names is not None else [table.name]))
+        index = np.asarray(table.index) if hasattr(table, "index") else None
+    positional = tuple(_convert(a, f"argument {i + 1}") for i, a in enumerate(args))
+    named = {name: _convert(a, f"argument {name!r}") for name, a in kwargs.items()}
+    leaves, treedef = jax.tree.flatten((positional, named), is_leaf=lambda leaf: leaf is None)
+    return Arguments(tuple(leaves), treedef, columns, index)
+
+
+def _is_table(value: Any) -> bool:
+    return hasattr(value, "to_numpy") and (hasattr(value, "columns") or hasattr(value, "name"))
+
+
+def _convert(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | complex | str) or callable(value):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, GeneratorType):
+        raise ValueError(f"{where} is a generator: pass an array, a table or a list of rows")
+    if _is_table(value):
+        return _array(_table_values(value, where), where)
+    if isinstance(value, dict):
+        return {name: _convert(item, f"{where}[{name!r}]") for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_convert(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"{where} is a random key: a key is the first argument of run only")
+    try:
+        return _array(np.asarray(value), where)
+    except ValueError as error:
+        if "inhomogeneous" in str(error):
+            raise ValueError(f"{where} is a list whose rows differ in length") from None
+        raise
+
+
+def _table_values(table: Any, where: str) -> np.ndarray:
+    if not hasattr(table, "columns"):
+        return np.asarray(table.to_numpy())
+    for name in table.columns:
+        column = np.asarray(table[name].to_numpy())
+        if column.dtype.kind not in "biufO":
+            raise ValueError(
+                f"{where}: column {str(name)!r} is text ({str(column[:1].tolist()[0])!r}, ...); "
+                "choose the numeric columns"
+            )
+        if column.dtype.kind == "O":
+            _array(column, f"{where}: column {str(name)!r}")
+    return np.asarray(table.to_numpy())
+
+
+def _array(array: np.ndarray, where: str) -> np.ndarray:
+    """A plain ndarray in a dtype that JAX and float64 arithmetic can hold."""
+    array = np.asarray(array)
+    if array.dtype.kind == "O":
+        array = _from_objects(array, where)
+    if array.dtype.kind in "US":
+        raise ValueError(f"{where} holds text ({str(array.ravel()[0])!r}, ...), not numbers")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{where} has dtype {array.dtype}, which is not a number")
+    if array.dtype.kind == "f" and array.dtype != np.float32:
+        array = array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
+    for position, item in np.ndenumerate(array):
+        place = f"row {position[0]}" + (f", column {position[1]}" if len(position) > 1 else "")
+        if item is None:
+            raise ValueError(
+                f"{where} has a missing value (None) at {place}: remove the row or fill it in"
+            )
+        if isinstance(item, str):
+            raise ValueError(f"{where} holds text ({item!r}) at {place}, not numbers")
+        if isinstance(item, list | tuple | np.ndarray):
+            raise ValueError(f"{where} is a list whose rows differ in length")
+    return np.array(array.tolist(), dtype=np.float64)

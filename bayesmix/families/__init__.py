@@ -1,0 +1,62 @@
+"""Component families in exponential-family form: one file each, nothing about priors.
+
+A family knows, for observations laid out as columns ``z`` of shape (D, n):
+
+* ``features(z)``: T(x), (F, n);
+* ``natural(leaves)``: the natural parameters eta (K, F) and the log-normaliser A (K,) of
+  components whose NumPyro parameters are ``leaves``, each (K, *event);
+* ``base(z)``: log h(x), (n,);
+
+so that log f(x | k) = base + <T(x), eta_k> - A_k. A location-scale family also has
+``standardise(leaves, shift, scale)``, the parameters of (x - shift) / scale: its sweep runs on
+centred and scaled data. A family that is not here goes through the general sweep.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+Leaves = dict[str, jax.Array]
+
+
+class Family(Protocol):
+    """What the sweep needs of an exponential family; see the module's text."""
+
+    name: str
+    location_scale: bool
+
+    def features(self, z: jax.Array) -> jax.Array: ...
+
+    def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]: ...
+
+    def base(self, z: jax.Array) -> jax.Array: ...
+
+    def standardise(self, leaves: Leaves, shift: jax.Array, scale: jax.Array) -> Leaves: ...
+
+
+_families: dict[type, Family] = {}
+
+
+def family(*distributions: type) -> Callable[[type], type]:
+    """Register a family class for NumPyro distributions; use as a decorator."""
+
+    def register(cls: type) -> type:
+        for distribution in distributions:
+            _families[distribution] = cls()
+        return cls
+
+    return register
+
+
+def find(distribution: type) -> Family | None:
+    """The family registered for exactly this distribution, or None."""
+    return _families.get(distribution)
+
+
+def flat(leaf: Any) -> jax.Array:
+    """A parameter of shape (K, *event) with its event axes joined: (K, D)."""
+    return leaf.reshape(leaf.shape[0], -1)
+
+
+from bayesmix.families import bernoulli, exponential, mvn, normal, poisson  # noqa: E402, F401

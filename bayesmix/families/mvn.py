@@ -1,0 +1,42 @@
+"""Multivariate normal components: T(x) = (x, x_i x_j for i <= j)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from bayesmix.families import Leaves, family
+
+
+@family(dist.MultivariateNormal)
+class MultivariateNormal:
+    name = "MultivariateNormal"
+    location_scale = True
+
+    def features(self, z: jax.Array) -> jax.Array:
+        i, j = np.triu_indices(z.shape[0])
+        return jnp.concatenate([z, z[i] * z[j]])
+
+    def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
+        loc, scale_tril = leaves["loc"], leaves["scale_tril"]
+        D = loc.shape[-1]
+        i, j = np.triu_indices(D)
+        half = np.where(i == j, 0.5, 1.0)
+        whiten = jax.scipy.linalg.solve_triangular(
+            scale_tril, jnp.broadcast_to(jnp.eye(D, dtype=loc.dtype), scale_tril.shape), lower=True
+        )
+        precision = jnp.einsum("kai,kaj->kij", whiten, whiten)
+        white_loc = jnp.einsum("kai,ki->ka", whiten, loc)
+        linear = jnp.einsum("kai,ka->ki", whiten, white_loc)
+        log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(-1)
+        normaliser = 0.5 * (white_loc**2).sum(-1) + log_det + 0.5 * D * np.log(2 * np.pi)
+        return jnp.concatenate([linear, -half * precision[:, i, j]], axis=1), normaliser
+
+    def base(self, z: jax.Array) -> jax.Array:
+        return jnp.zeros(z.shape[1:], z.dtype)
+
+    def standardise(self, leaves: Leaves, shift: jax.Array, scale: jax.Array) -> Leaves:
+        return {
+            "loc": (leaves["loc"] - shift) / scale,
+            "scale_tril": leaves["scale_tril"] / scale[:, None],
+        }
