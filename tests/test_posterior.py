@@ -16,8 +16,11 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 import xarray
+from oracles import draw_params
+from programs import BY_ID
 from scipy import stats
 
+from bayesmix import density
 from bayesmix import posterior as room
 from bayesmix.posterior import em_tree, nuts_tree
 from bayesmix.program import trace
@@ -428,3 +431,48 @@ def test_row_labels_stay_what_they_are_where_a_file_can_hold_them():
 def test_arviz_reads_it_as_its_own(tree):
     stacked = arviz_base.extract(tree)
     assert stacked["loc"].sizes["sample"] == CHAINS * DRAWS
+
+
+AWKWARD = [
+    "normal_asymmetric_dirichlet",
+    "normal_conditioned",
+    "normal_extra_terms",
+    "normal_hierarchical",
+    "normal_masked_rows",
+    "normal_rows_as_event",
+    "normal_scaled_rows",
+    "normal_two_plates",
+    "mvn_lkj",
+    "product_column_plate",
+    "regression",
+    "two_named_normals",
+]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_every_kind_of_program_makes_a_tree_whose_chains_relabelling_brings_together(
+    name, tmp_path
+):
+    """Chain 1 is chain 0 with its clusters renamed at random, as far as the program allows."""
+    row = BY_ID[name]
+    mixture = trace(row.program, *row.args, **row.kwargs)
+    points = [draw_params(row, seed) for seed in range(4)]
+    rng = np.random.default_rng(8)
+    perms = [np.arange(row.K) for _ in points]
+    for perm in perms:
+        for members in map(list, row.classes):
+            perm[members] = rng.permutation(members)
+    renamed = [density.permute(mixture, p, perm) for p, perm in zip(points, perms, strict=True)]
+    samples = {
+        site: np.stack([[np.asarray(p[site]) for p in chain] for chain in (points, renamed)])
+        for site in mixture.sites
+    }
+    tree = nuts_tree(result_of(mixture, samples))
+    assert json.loads(tree.attrs["exchangeable"]) == [list(c) for c in row.classes]
+    new = relabel(tree)
+    for site in mixture.sites:
+        first, second = new["posterior"][site].to_numpy()
+        np.testing.assert_array_equal(first, second)
+    first, second = new["responsibilities"]["resp"].to_numpy()
+    np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
+    new.to_netcdf(tmp_path / "fit.nc", engine="h5netcdf")
