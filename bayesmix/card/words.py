@@ -1,0 +1,238 @@
+"""The card's sentences: the verdict, the notes, and the one-line descriptions.
+
+Lives here: every number that a sentence uses (`facts_of`), and the sentences. Does not live here:
+how they are laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RHAT_GOOD = 1.01
+RHAT_BAD = 1.05
+HIGHER = 1e-3  # nats by which a draw must exceed EM's MAP to be news
+ESS_GOOD = 400
+OVERCONFIDENT = 0.05  # EM's probability exceeds the posterior-averaged one by more than this
+CERTAIN = 0.99
+NAN = float("nan")
+
+MODE_SENTENCE = (
+    "MAP: the highest point of the density of the constrained parameters (no Jacobian), the one "
+    "that textbook MAP-EM and NumPyro's AutoDelta mean."
+)
+START_SENTENCE = (
+    "As every chain started at a mode that EM found, and draws were aligned to one pivot, a low "
+    "R-hat comes partly by construction: it does not test for modes that EM never saw; dispersed "
+    "starts do."
+)
+DISPERSED_SENTENCE = (
+    "The chains did not start at EM's modes; R-hat of relabelled parameters is still low partly "
+    "by construction, as all draws were aligned to one pivot."
+)
+
+
+def facts_of(
+    em: Any,
+    nuts: Any,
+    invariant: pd.DataFrame,
+    parameters: pd.DataFrame,
+    observations: pd.DataFrame,
+) -> dict[str, Any]:
+    """Every number that a sentence uses."""
+    from bayesmix.density import exchangeable
+
+    chains, draws = next(iter(nuts.samples.values())).shape[:2]
+    gap = observations["overconfidence"]
+    free = any(len(c) > 1 for c in exchangeable(em.mixture, em.params))
+    both = observations["em_prob"] > CERTAIN
+    return {
+        "kind": "relabelled" if free else "as declared",
+        "divergences": int(np.sum(nuts.sample_stats.get("diverging", 0))),
+        "chains": chains,
+        "draws": draws,
+        "seconds_em": float(em.seconds),
+        "seconds_nuts": float(nuts.seconds),
+        "rhat_invariant": float(invariant["r_hat"].max()),
+        "ess_invariant": float(invariant["ess_bulk"].min()),
+        "rhat_parameters": float(parameters["r_hat"].max()),
+        "ess_parameters": float(parameters["ess_bulk"].min()),
+        "drop": float(em.log_joint) - float(invariant.loc["log_joint", "mean"]),
+        "expected_drop": em.n_parameters / 2,
+        "farthest": _farthest(parameters["map_in_sd"]),
+        "unconstrained": _farthest(
+            (parameters["unconstrained_mode"] - parameters["map"]) / parameters["sd"]
+        ),
+        "N": len(observations),
+        "moved": int((observations["em_cluster"] != observations["nuts_cluster"]).sum()),
+        "overconfident": int((gap > OVERCONFIDENT).sum()),
+        "em_certain": int(both.sum()),
+        "certain_lost": int((both & (observations["same_prob"] < CERTAIN)).sum()),
+        "entropy_em": float(observations["em_entropy"].mean()),
+        "entropy_nuts": float(observations["nuts_entropy"].mean()),
+        "entropy_draws": float(invariant.loc["entropy", "mean"]),
+    }
+
+
+def _farthest(shift: pd.Series) -> tuple[str, float]:
+    """Name and size (in sd) of the largest shift; ("", nan) when there is none."""
+    known = shift.abs().dropna()
+    return (str(known.idxmax()), float(shift[known.idxmax()])) if len(known) else ("", NAN)
+
+
+def needs_care(f: dict[str, Any]) -> bool:
+    """Whether the reader should hesitate."""
+    settled = f["rhat_invariant"] <= RHAT_GOOD and f["rhat_parameters"] <= RHAT_GOOD
+    return (
+        not settled or f["divergences"] > 0 or f["ess_invariant"] < ESS_GOOD or f["higher"] > HIGHER
+    )
+
+
+def verdict(f: dict[str, Any]) -> Iterator[str]:
+    """The gist first, then what it does not say."""
+    yield _gist(f)
+    if f["divergences"]:
+        yield (
+            f"{_count(f['divergences'], 'transition')} of {f['chains'] * f['draws']} diverged: the "
+            f"sampler could not follow the posterior everywhere; intervals may be too short."
+        )
+    if f["higher"] > HIGHER:
+        yield (
+            f"NUTS visited a point whose log joint is {f['higher']:.2f} nats above EM's MAP: EM "
+            f"missed a mode (or the log joint is unbounded); raise restarts and fit again."
+        )
+    name, shift = f["farthest"]
+    if abs(shift) > 1:
+        yield f"The MAP is not the posterior mean: {name} lies {shift:+.1f} sd from it."
+    yield _observation_sentence(f)
+
+
+def _gist(f: dict[str, Any]) -> str:
+    invariant, named = rhat_text(f["rhat_invariant"]), rhat_text(f["rhat_parameters"])
+    if np.isnan(f["rhat_invariant"]):
+        return (
+            "One chain only (or a constant posterior): R-hat cannot be computed; run more chains."
+        )
+    if f["rhat_invariant"] > RHAT_BAD:
+        return (
+            f"The chains do not agree (R-hat up to {invariant} on label-invariant "
+            f"quantities): do not use these draws; run longer or look for separate modes."
+        )
+    if f["rhat_invariant"] > RHAT_GOOD:
+        return (
+            f"The chains nearly agree (R-hat up to {invariant} on label-invariant quantities): "
+            f"run them longer before relying on the numbers."
+        )
+    if f["ess_invariant"] < ESS_GOOD:
+        return (
+            f"The chains agree, but with an effective sample size of {f['ess_invariant']:.0f} the "
+            f"numbers are rough: draw more."
+        )
+    if f["rhat_parameters"] > RHAT_GOOD:
+        return (
+            f"The chains agree on label-invariant quantities, but relabelled parameters do not "
+            f"settle (R-hat up to {named}): the clusters' names cannot be "
+            f"told apart reliably; trust the first table only."
+        )
+    return (
+        f"The chains agree (R-hat at most {invariant} label-invariant, {named} "
+        f"{f['kind']}): the posterior below can be read."
+    )
+
+
+def _observation_sentence(f: dict[str, Any]) -> str:
+    moved = (
+        "No observation changes cluster"
+        if f["moved"] == 0
+        else f"{f['moved']} of {f['N']} observations change{'s' if f['moved'] == 1 else ''} cluster"
+    )
+    over = (
+        f"EM is overconfident by more than {OVERCONFIDENT:.2f} about "
+        f"{_count(f['overconfident'], 'observation')}"
+        if f["overconfident"]
+        else f"EM is nowhere overconfident by more than {OVERCONFIDENT:.2f}"
+    )
+    return f"{moved} when EM's responsibilities are averaged over the posterior; {over}."
+
+
+def uncertainty_lines(f: dict[str, Any]) -> tuple[str, ...]:
+    """How sure of the clusters EM is, and how sure the posterior."""
+    return (
+        f"mean entropy of responsibilities: {f['entropy_em']:.4f} nats at the MAP, "
+        f"{f['entropy_nuts']:.4f} averaged over the posterior "
+        f"({f['entropy_draws']:.4f} within draws, the rest is parameter uncertainty)",
+        f"more than {CERTAIN:.2f} certain: {f['em_certain']} of {f['N']} at the MAP; "
+        f"{f['certain_lost']} of them no longer after averaging",
+        f"{f['moved']} of {f['N']} observations change cluster; EM overconfident by more than "
+        f"{OVERCONFIDENT:.2f} about {f['overconfident']}",
+    )
+
+
+def notes(em: Any, nuts: Any, f: dict[str, Any]) -> Iterator[str]:
+    """What to know when reading the numbers."""
+    yield f"Starts: {nuts.start_policy.rstrip('.')}. " + (
+        DISPERSED_SENTENCE if nuts.start is None else START_SENTENCE
+    )
+    name, shift = f["unconstrained"]
+    yield MODE_SENTENCE + (
+        f" NUTS moves in unconstrained space, whose highest point lies elsewhere: farthest in "
+        f"{name}, {shift:+.2f} sd."
+        if name
+        else " The highest point in NUTS's unconstrained space lies elsewhere (not computed)."
+    )
+    yield (
+        f"Log joint: draws lie {f['drop']:.1f} nats below the MAP on average; a Gaussian posterior "
+        f"of {em.n_parameters} parameters would lie {f['expected_drop']:.1f} below."
+    )
+    yield from (f"EM: {note}" for note in em.notes)
+    yield from (f"NUTS: {note}" for note in nuts.notes)
+
+
+def title_of(mixture: Any) -> str:
+    """The task in one line."""
+    return (
+        f"{_count(mixture.N, 'observation')} of {mixture.name!r}, "
+        f"{_count(mixture.K, 'cluster')}, {mixture.family} components"
+    )
+
+
+def em_line(em: Any) -> str:
+    """EM in one line."""
+    return (
+        f"{_seconds(em.seconds)}; log joint {em.log_joint:.3f}; "
+        f"{_count(len(em.modes), 'distinct mode')}; {em.steps} steps: {em.stop.rstrip('.')}"
+    )
+
+
+def nuts_line(nuts: Any, f: dict[str, Any]) -> str:
+    """NUTS in one line."""
+    return (
+        f"{_seconds(nuts.seconds)}; {_count(f['chains'], 'chain')} x {f['draws']} draws; "
+        f"{_count(f['divergences'], 'divergence')}"
+    )
+
+
+def relabelling_line(f: dict[str, Any]) -> str:
+    """What was done to the names of the clusters."""
+    if f["kind"] != "relabelled":
+        return "not relabelled: the priors already tell the clusters apart"
+    pivot = "EM's MAP" if f["pivot"] == "em" else "the draw of highest log joint"
+    return f"relabelled (ECR, pivot {pivot}): {f['renamed']:.0%} of the draws changed names"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def rhat_text(value: float) -> str:
+    """R-hat with the digits that matter."""
+    return "–" if np.isnan(value) else f"{value:.3f}" if value < 10 else f"{value:.1f}"

@@ -1,0 +1,116 @@
+"""Colours, type and figures: what all pictures share.
+
+No global setting of matplotlib is touched, and no window is asked for where there is none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008): colours that people with any colour vision tell apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#5B5B5B")
+INK, MUTED, PALE = "#22262B", "#6B7178", "#E3E6E9"
+STYLE = {
+    "font.size": 10.0,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "semibold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "axes.facecolor": "white",
+    "figure.facecolor": "white",
+    "grid.color": "#E7E9EC",
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "savefig.dpi": 150,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's settings for the pictures, in here only."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    with mpl.rc_context({**STYLE, "axes.prop_cycle": cycler(color=PALETTE)}):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that shows once in a notebook, and that `plt.show()` shows under a GUI backend.
+
+    Without pyplot in the process (the command line) none is loaded: no window system is asked.
+    """
+    from matplotlib.figure import Figure
+
+    inside = "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+    if not inside and "matplotlib.pyplot" not in sys.modules:
+        return Figure(figsize=(width, height), layout="constrained")
+    import matplotlib.pyplot as plt
+
+    return released(plt.figure(figsize=(width, height), layout="constrained"))
+
+
+def released(figure: Figure) -> Figure:
+    """Out of pyplot's hands unless it has a window; the figure itself stays usable."""
+    import matplotlib.pyplot as plt
+
+    if getattr(type(figure.canvas), "required_interactive_framework", None) is None:
+        plt.close(figure)
+    return figure
+
+
+def panel(ax: Axes | None, width: float = 7.2, height: float = 4.6) -> Axes:
+    """The given panel, or the one of a new figure."""
+    return new_figure(width, height).add_subplot() if ax is None else ax
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure that holds a panel."""
+    return cast("Figure", ax.figure)
+
+
+def put_title(ax: Axes, title: str, subtitle: str = "") -> None:
+    """What is seen, and below it in grey where it comes from."""
+    ax.set_title(title, pad=20 if subtitle else 8)
+    if subtitle:
+        ax.annotate(
+            subtitle, (0, 1), (0, 7), "axes fraction", "offset points", color=MUTED, fontsize=9
+        )
+
+
+def colours(K: int) -> np.ndarray:
+    """K colours, (K, 3); beyond the palette they repeat, darker."""
+    from matplotlib.colors import to_rgb
+
+    base = np.array([to_rgb(c) for c in PALETTE])
+    return np.array([base[k % len(base)] * 0.62 ** (k // len(base)) for k in range(K)])
+
+
+def blend(resp: np.ndarray) -> np.ndarray:
+    """Colour of each observation: its clusters' colours mixed by its responsibilities."""
+    return np.clip(resp @ colours(resp.shape[-1]), 0, 1)
+
+
+def cluster_name(k: int, share: float) -> str:
+    """A cluster and its share of the data."""
+    return f"cluster {k} ({share:.0%})"

@@ -1,0 +1,91 @@
+"""Chains by ArviZ's own plots: label-invariant quantities first, then relabelled parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayesmix.plots.canvas import INK, PALETTE, released, styled
+from bayesmix.plots.view import relabelled_tree
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+
+def trace(source: Any, var_names: Sequence[str] | None = None) -> Figure:
+    """Draws of every chain in order, by ArviZ: first label-invariant quantities, then parameters.
+
+    source : NUTS's result or tree, relabelled here. var_names : which variables; default all, as
+    long as there are at most 24 panels (large arrays are left out, largest first).
+    """
+    return _by_arviz("plot_trace", source, var_names, "Draws of every chain, in order")
+
+
+def rank(source: Any, var_names: Sequence[str] | None = None) -> Figure:
+    """Rank plots by ArviZ: chains that agree stay inside the envelope. Arguments as in `trace`."""
+    return _by_arviz(
+        "plot_rank",
+        source,
+        var_names,
+        "Ranks of every chain: chains that agree stay inside the grey envelope",
+    )
+
+
+def _by_arviz(name: str, source: Any, var_names: Sequence[str] | None, title: str) -> Figure:
+    import arviz_plots
+
+    tree = _diagnostic_tree(source)
+    names = list(var_names) if var_names is not None else _few_enough(tree)
+    with styled():
+        drawn = getattr(arviz_plots, name)(tree, var_names=names, backend="matplotlib")
+        figure = drawn.viz["figure"].item()
+        _tidy(figure, tree["posterior"].sizes["chain"], title)
+    return released(figure)
+
+
+def _tidy(figure: Figure, chains: int, title: str) -> None:
+    """ArviZ's grid with one-line titles, room between the panels and a legend of the chains."""
+    from matplotlib.lines import Line2D
+
+    panels = [ax for ax in figure.axes if ax.has_data()]
+    cols = len({round(ax.get_position().x0, 3) for ax in panels})
+    figure.set_layout_engine("constrained")
+    figure.set_size_inches(3.1 * cols, 1.7 * -(-len(panels) // cols) + 0.8)
+    last = {round(ax.get_position().x0, 3): ax for ax in panels}
+    for ax in panels:
+        for where in ("left", "center", "right"):
+            words = ax.get_title(loc=where).split("\n")
+            text = words[0] + (f"[{', '.join(words[1:])}]" if len(words) > 1 else "")
+            ax.set_title(text, loc=where, fontsize=9.5, fontweight="normal", pad=4, color=INK)
+        if ax not in last.values():
+            ax.set_xlabel("")
+        ax.tick_params(labelsize=8)
+    colours = [PALETTE[c % len(PALETTE)] for c in range(chains)]
+    marks = [Line2D([], [], color=c, lw=2, label=f"chain {i}") for i, c in enumerate(colours)]
+    figure.legend(handles=marks, loc="outside lower left", ncols=min(chains, 8))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="semibold")
+
+
+def _diagnostic_tree(source: Any) -> xarray.DataTree:
+    """Posterior and sample_stats, with the label-invariant quantities in front of the sites."""
+    from xarray import DataTree
+
+    tree = relabelled_tree(source)
+    if tree.attrs["inference_method"] == "em":
+        raise ValueError("EM's result is one point and has no chains: pass NUTS's result")
+    posterior = tree.children["posterior"].to_dataset(inherit=False)
+    if "invariant" in tree.children:
+        posterior = tree.children["invariant"].to_dataset(inherit=False).merge(posterior)
+    groups = {"posterior": posterior, "sample_stats": tree.children["sample_stats"].to_dataset()}
+    return DataTree.from_dict(groups)
+
+
+def _few_enough(tree: xarray.DataTree, most: int = 24) -> list[str]:
+    posterior = tree["posterior"].to_dataset()
+    panels = {str(n): int(np.prod(x.shape[2:])) for n, x in posterior.data_vars.items()}
+    while sum(panels.values()) > most and len(panels) > 1:
+        del panels[max(panels, key=lambda n: panels[n])]
+    return list(panels)
