@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from bayesmix.models.arguments import cluster_count, one_of, rows
+from bayesmix.models.inputs import cluster_count, one_of, rows
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 PRIORS = ("default", "flat", "mclust")

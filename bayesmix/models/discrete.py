@@ -13,7 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
-from bayesmix.models.arguments import cluster_count, rows
+from bayesmix.models.inputs import cluster_count, rows
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 

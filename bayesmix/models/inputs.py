@@ -7,12 +7,13 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 
 def cluster_count(K: object) -> int:
     """Number of clusters as an int of at least 1. Integral floats (2.0) are accepted."""
-    if isinstance(K, float) and K.is_integer():
+    if isinstance(K, float | np.floating) and K.is_integer():
         K = int(K)
     try:
         if isinstance(K, bool):

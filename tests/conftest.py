@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+HERE = Path(__file__).resolve().parent
+REFERENCES = (HERE / "references", HERE.parents[1] / "shared" / "references")
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Function that reads an outside result: JSON as Python objects, CSV as a DataFrame.
+
+    The path is relative to tests/references (copied facts), else to ../shared/references beside
+    the checkout; where neither has the file the test is skipped, naming it.
+    """
+
+    def read(path):
+        for folder in REFERENCES:
+            file = folder / path
+            if file.exists():
+                return _read(file)
+        pytest.skip(f"no reference {path} in tests/references or ../shared/references")
+
+    return read
+
+
+@pytest.fixture
+def x64():
+    """The test runs in float64, without touching JAX's global configuration."""
+    with jax.enable_x64(True):
+        yield
+
+
+def _read(file):
+    if ".csv" in file.suffixes:
+        import pandas as pd
+
+        return pd.read_csv(file)
+    return json.loads(file.read_text(encoding="utf-8"))
