@@ -39,6 +39,8 @@ ROOMS = (
 # Methods that reach up import inside the function: (room, room above it). Exactly these.
 REACHING_UP = {
     ("program", "mstep"),  # printing a Mixture tells which update EM will use
+    ("em", "posterior"),  # result.to_datatree()
+    ("nuts", "posterior"),
 }
 
 # Slow to import: only inside functions. The rooms below `posterior` do without xarray and ArviZ.
