@@ -1,1 +1,37 @@
-"""Mixture models written once in NumPyro, fitted by EM and by NUTS."""
+"""bayesmix: mixture models as NumPyro programs, fitted by EM and by NUTS, compared through ArviZ."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from bayesmix import datasets, models
+from bayesmix.density import (
+    expected_log_joint,
+    log_density,
+    log_joint,
+    log_prior,
+    responsibilities,
+)
+from bayesmix.em import EM, EMResult
+from bayesmix.families import family
+from bayesmix.mstep import rule
+from bayesmix.program import Mixture, trace
+
+try:
+    __version__ = version("bayesmix")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "EM",
+    "EMResult",
+    "Mixture",
+    "datasets",
+    "expected_log_joint",
+    "family",
+    "log_density",
+    "log_joint",
+    "log_prior",
+    "models",
+    "responsibilities",
+    "rule",
+    "trace",
+]

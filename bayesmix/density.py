@@ -83,9 +83,11 @@ class Density:
         self._terms, self._priors = reading.terms, reading.priors
         self._bounds, self._scale = reading.supports, reading.scale
         self._leaves, self._log_weights = reading.leaves[0], reading.log_weights
-        self._components = reading.components
+        self._components, self._centres = reading.components, reading.centres
         fit = (self._leaves, self._log_weights) if self.family else (self._components, self._scale)
-        self._piece = Piece((self._terms, self._priors, self._bounds, fit), reading)
+        self._piece = Piece(
+            (self._terms, self._priors, self._bounds, self._centres, fit), reading
+        )
         self._key = (
             self._piece,
             self.family.name if self.family else None,
@@ -130,6 +132,26 @@ class Density:
             name: biject_to(jax.tree.unflatten(tree, bounds[name]))
             for name, tree in self.supports.items()
         }
+
+    def centre(self, data: Data) -> Params:
+        """A legal value for every site: its prior's mean, or the middle of its free coordinates.
+
+        A mean that depends on other sites is taken at their centres.
+        """
+        transforms = self.transforms(data)
+        params = {
+            name: transforms[name](jnp.zeros(self._free_shape(transforms[name], shape)))
+            for name, shape in self.sites.items()
+        }
+        for name, node in self._centres.items():
+            mean = self._piece(node, params, data.known)
+            inside = jnp.all(jnp.isfinite(transforms[name].inv(mean)))
+            params[name] = jnp.where(inside, mean, params[name])
+        return params
+
+    @staticmethod
+    def _free_shape(transform: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return transform.inverse_shape(shape)
 
     # ----------------------------------------------------------------------------- densities
 
@@ -315,22 +337,36 @@ def exchangeable(mixture: Mixture, params: Params) -> tuple[tuple[int, ...], ...
     class when swapping them leaves the log joint as it is, to rounding, here and at a point moved
     away from here. ((0, 1, 2),) is full symmetry, ((0,), (1,), (2,)) none.
     """
+    pairs = list(combinations(range(mixture.K), 2))
+    perms = np.tile(np.arange(mixture.K), (len(pairs) + 1, 1))
+    for row, (i, j) in enumerate(pairs, start=1):
+        perms[row, [i, j]] = j, i
+    axes = tuple((name, site.cluster_axis) for name, site in mixture.sites.items())
     with jax.enable_x64(True):
-        points = [_moved(mixture, params, step) for step in (0.0, 0.1)]
-        values = [float(log_joint(mixture, point)) for point in points]
-        swaps = []
-        for i, j in combinations(range(mixture.K), 2):
-            perm = np.arange(mixture.K)
-            perm[[i, j]] = j, i
-            swapped = [float(log_joint(mixture, permute(mixture, p, perm))) for p in points]
-            if np.allclose(values, swapped, rtol=1e-9, atol=1e-9 * mixture.N):
-                swaps.append((i, j))
-    return _classes(mixture.K, swaps)
+        values = _permuted(density_of(mixture), axes, params, data_of(mixture), perms)
+    same = np.isclose(values, values[0], rtol=1e-9, atol=1e-9 * mixture.N).all(1)
+    return _classes(mixture.K, [pair for pair, kept in zip(pairs, same[1:], strict=True) if kept])
 
 
-def _moved(mixture: Mixture, params: Params, step: float) -> Params:
+@partial(jax.jit, static_argnums=(0, 1))
+def _permuted(density: Density, axes: Any, params: Params, data: Data, perms: Any) -> jax.Array:
+    """Log joints (permutation, point) at ``params`` and at a point moved away from there."""
+
+    def values(perm: jax.Array) -> jax.Array:
+        def at(step: float) -> jax.Array:
+            moved = _moved(density, params, data, step)
+            return density.log_joint(
+                {n: v if axis is None else v.take(perm, axis=axis)
+                 for (n, axis), v in ((a, moved[a[0]]) for a in axes)}, data
+            )  # fmt: skip
+
+        return jnp.stack([at(0.0), at(0.1)])
+
+    return jax.lax.map(values, perms)
+
+
+def _moved(density: Density, params: Params, data: Data, step: float) -> Params:
     """``params``, each site moved by different amounts in its unconstrained coordinates."""
-    density, data = density_of(mixture), data_of(mixture)
     moved = {}
     for number, (name, transform) in enumerate(density.transforms(data).items()):
         free = transform.inv(jnp.asarray(params[name], float))
@@ -423,5 +459,10 @@ def _many(
 def mixing_weights(mixture: Mixture, params: Params) -> np.ndarray:
     """The mixing weights (K,), averaged over rows where they differ by row."""
     with jax.enable_x64(True):
-        piece, known = _weights_piece(mixture)
-        return np.exp(np.asarray(piece(piece.nodes, params, known))).reshape(-1, mixture.K).mean(0)
+        shares = np.exp(np.asarray(_whole(*_weights_piece(mixture), params)))
+    return shares.reshape(-1, mixture.K).mean(0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _whole(piece: Piece, known: list[Any], params: Params) -> Any:
+    return piece(piece.nodes, params, known)

@@ -47,7 +47,8 @@ class Site:
     """A latent site: its prior, its shape, and where its value goes.
 
     ``dims`` names every axis; ``cluster_axis`` is the one along the clusters, or None for a site
-    that all clusters share. ``fed_priors`` are the sites whose prior this site is part of.
+    that all clusters share. ``fed_priors`` are the sites whose prior this site is part of;
+    ``weighted`` says that handlers.scale or a mask changes the prior.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Site:
     cluster_axis: int | None
     links: tuple[Link, ...]
     fed_priors: tuple[str, ...]
+    weighted: bool
     distribution: Any = field(repr=False)
 
     @property
@@ -78,7 +80,8 @@ class Reading:
     ``leaves``: parameters of the components, (*rows or nothing, K, *event), one dict per component
     family; ``components``: log weight + log density, (*rows, K); ``terms``: the log density of
     every other site, summed; ``priors``: the parameters of each latent site's prior;
-    ``supports``: the numbers in its support (the bounds of an interval).
+    ``supports``: the numbers in its support (the bounds of an interval); ``centres``: its mean,
+    where it has one.
     """
 
     value: Node
@@ -90,6 +93,7 @@ class Reading:
     terms: dict[str, Node]
     priors: dict[str, dict[str, Node]]
     supports: dict[str, list[Node]]
+    centres: dict[str, Node]
     sites: dict[str, Node]
     data: dict[int, np.ndarray]
 
@@ -245,7 +249,7 @@ def _discrete_message(name: str, fn: Any) -> str:
             f"site {name.removesuffix('_unobserved')!r} uses obs_mask, which leaves missing values "
             "as latent sites: leave those rows out"
         )
-    kind = type(_peel(fn)[0]).__name__
+    kind = type(peel(fn)).__name__
     return (
         f"site {name!r} is a latent discrete variable ({kind}): sum it out by writing the observed "
         "site as dist.MixtureSameFamily(dist.Categorical(weights), components)"
@@ -280,6 +284,7 @@ def _read(
         terms=nodes["terms"],
         priors=nodes["priors"],
         supports=nodes["supports"],
+        centres=nodes["centres"],
         sites=graph.sites,
         data=data,
     )
@@ -317,7 +322,7 @@ def _program_message(error: Exception, met: list[tuple[str, tuple[int, ...]]]) -
     )
 
 
-def _peel(fn: Any) -> tuple[Any, list[Any]]:
+def _unwrap(fn: Any) -> tuple[Any, list[Any]]:
     """The distribution inside Expanded, Independent and Masked wrappers, and the masks."""
     masks = []
     while isinstance(
@@ -329,8 +334,13 @@ def _peel(fn: Any) -> tuple[Any, list[Any]]:
     return fn, masks
 
 
+def peel(fn: Any) -> Any:
+    """The distribution inside Expanded, Independent and Masked wrappers."""
+    return _unwrap(fn)[0]
+
+
 def _is_mixture(fn: Any) -> bool:
-    return hasattr(_peel(fn)[0], "component_log_probs")
+    return hasattr(peel(fn), "component_log_probs")
 
 
 def _collect(sites: dict[str, Any], found: _Found) -> dict[str, Any]:
@@ -339,7 +349,7 @@ def _collect(sites: dict[str, Any], found: _Found) -> dict[str, Any]:
     found.latent = {n: s for n, s in samples.items() if not s["is_observed"]}
     name = _mixture_site(samples)
     found.site = site = samples[name]
-    found.mixture, masks = _peel(site["fn"])
+    found.mixture, masks = _unwrap(site["fn"])
     mixture = found.mixture
     value = jnp.asarray(site["value"])
     _check_shapes(name, site, mixture)
@@ -357,7 +367,18 @@ def _collect(sites: dict[str, Any], found: _Found) -> dict[str, Any]:
             n: [jnp.asarray(leaf, float) for leaf in jax.tree.leaves(s["fn"].support)]
             for n, s in found.latent.items()
         },
+        "centres": {
+            n: centre for n, s in found.latent.items() if (centre := _mean(s["fn"])) is not None
+        },
     }
+
+
+def _mean(fn: Any) -> Any:
+    """The mean of a prior, where NumPyro knows it."""
+    try:
+        return jnp.broadcast_to(fn.mean, fn.shape())
+    except NotImplementedError:
+        return None
 
 
 def _mixture_site(samples: dict[str, Any]) -> str:
@@ -381,7 +402,7 @@ def _mixture_site(samples: dict[str, Any]) -> str:
             f"mixture site {mixtures[0]!r} has no data: pass them with obs=, or wrap the program "
             f"in numpyro.handlers.condition(program, {{{mixtures[0]!r}: data}})"
         )
-    kinds = [f"{n!r} ({type(_peel(s['fn'])[0]).__name__})" for n, s in samples.items()]
+    kinds = [f"{n!r} ({type(peel(s['fn'])).__name__})" for n, s in samples.items()]
     raise ValueError(
         f"no site of the program is a mixture (found {', '.join(kinds) or 'no sample sites'}): "
         "write the observed site as dist.MixtureSameFamily(dist.Categorical(weights), components)"
@@ -431,7 +452,7 @@ def _leaves(mixture: Any) -> list[dict[str, Any]]:
 
 def _parameters(component: Any) -> dict[str, Any]:
     """The parameters that a component distribution was given, broadcast to (*batch, *event)."""
-    base = _peel(component)[0]
+    base = peel(component)
     reinterpreted = component.event_dim - base.event_dim
     batch = tuple(component.batch_shape) + tuple(component.event_shape[:reinterpreted])
     return {
@@ -442,7 +463,7 @@ def _parameters(component: Any) -> dict[str, Any]:
 
 def _prior_args(fn: Any) -> dict[str, Any]:
     """The parameters of a prior, broadcast to the shape of its site (per event dimension)."""
-    base = _peel(fn)[0]
+    base = peel(fn)
     batch = tuple(fn.batch_shape) + tuple(fn.event_shape[: fn.event_dim - base.event_dim])
     return {
         name: jnp.broadcast_to(value, batch + value.shape[value.ndim - event_dim :])
@@ -511,7 +532,7 @@ def _assemble(
         K=K,
         sites=sites,
         family=_family_name(mixture),
-        components=tuple(type(_peel(part)[0]) for part in parts),
+        components=tuple(type(peel(part)) for part in parts),
         support=None if len(parts) > 1 else parts[0].support,
         component_rank=len(parts[0].batch_shape),
         mixture_event_dim=mixture.event_dim,
@@ -527,8 +548,8 @@ def _assemble(
 
 def _family_name(mixture: Any) -> str:
     if isinstance(mixture, dist.MixtureGeneral):
-        return " | ".join(type(_peel(c)[0]).__name__ for c in mixture.component_distributions)
-    return type(_peel(mixture.component_distribution)[0]).__name__
+        return " | ".join(type(peel(c)).__name__ for c in mixture.component_distributions)
+    return type(peel(mixture.component_distribution)).__name__
 
 
 def _concrete(reading: Reading, node: Node) -> np.ndarray:
@@ -653,7 +674,7 @@ def _site(
         for other, args in reading.priors.items()
         if other != name and any(name in node.depends for node in args.values())
     )
-    base = _peel(fn)[0]
+    base = peel(fn)
     return Site(
         name=name,
         shape=shape,
@@ -664,6 +685,7 @@ def _site(
         cluster_axis=cluster_axis,
         links=links,
         fed_priors=fed,
+        weighted=site["scale"] is not None or bool(_unwrap(fn)[1]),
         distribution=type(base),
     )
 

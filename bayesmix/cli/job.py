@@ -1,0 +1,149 @@
+"""The job of `bayesmix fit`: a checked task, both engines, and a line on each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bayesmix.cli.folder import check_target, list_written, whole_directory, write
+from bayesmix.cli.table import Refusal, check_values, choose, numbers, plural, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COVARIANCES = ("full", "tied", "diag", "spherical")
+MODELS = ("gaussian", "poisson", "bernoulli")
+
+
+class Example(NamedTuple):
+    """A data set that comes along, with the columns, clusters and model that suit it."""
+
+    columns: tuple[str, ...]
+    clusters: int
+    model: str = "gaussian"
+
+
+EXAMPLES = {
+    "faithful": Example(("eruptions", "waiting"), 2),
+    "iris": Example(("sepal_length", "sepal_width", "petal_length", "petal_width"), 3),
+    "galaxies": Example(("velocity_corrected",), 3),
+    "thyroid": Example(("RT3U", "T4", "T3", "TSH", "DTSH"), 3),
+    "diabetes": Example(("glucose", "insulin", "sspg"), 3),
+}
+
+
+class Task(NamedTuple):
+    """A checked task: the table (columns of float64), where it came from, how to fit it."""
+
+    name: str
+    source: str
+    table: pd.DataFrame
+    clusters: int
+    model: str
+    covariance: str
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Read, fit, compare, write; raises Refusal for what the user can put right."""
+    task = _task(options)
+    target = Path(options.out or f"{task.name}-fit")
+    check_target(target, options.force)
+    with whole_directory(target, options.force) as folder:
+        say(f"reading {task.source} … {len(task.table)} rows, {_columns(task.table)}")
+        em, nuts, card = _engines(task, options)
+        write(folder, task, options, em, nuts, card)
+    print(f"\n{card}")
+    print(f"\nwritten: {list_written(target, not options.no_figures)}", flush=True)
+
+
+def _task(options: argparse.Namespace) -> Task:
+    if (options.data is None) == (options.example is None):
+        raise Refusal("give one CSV file, or --example with one of: " + ", ".join(EXAMPLES))
+    example = EXAMPLES.get(options.example or "")
+    model = options.model or (example.model if example else "gaussian")
+    K = options.clusters or (example.clusters if example else None)
+    if K is None:
+        raise Refusal("say how many clusters to look for, for example --clusters 2")
+    if options.covariance and model != "gaussian":
+        raise Refusal(f"--covariance belongs to gaussian clusters, not to --model {model}")
+    name = options.example or _stem(options.data)
+    table = _example_table(options.example) if example else read_table(Path(options.data))
+    chosen = options.columns or (",".join(example.columns) if example else None)
+    table = numbers(choose(table, chosen))
+    check_values(table, model, K)
+    source = options.example or Path(options.data).name
+    return Task(name, source, table, K, model, options.covariance or "full")
+
+
+def _columns(table: pd.DataFrame) -> str:
+    return plural(table.shape[1], "column")
+
+
+def _example_table(name: str) -> pd.DataFrame:
+    from bayesmix import datasets
+
+    return getattr(datasets, f"load_{name}")()
+
+
+def _stem(path: str) -> str:
+    return Path(path).name.split(".")[0] or "data"
+
+
+def _engines(task: Task, options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Both fits and their card; what bayesmix refuses in words is passed on in words."""
+    import jax
+
+    from bayesmix.card import card
+    from bayesmix.em import EM
+    from bayesmix.nuts import NUTS
+
+    program = _program(task)
+    data = task.table if task.table.shape[1] > 1 else task.table.iloc[:, 0]
+    for_em, for_nuts = jax.random.split(jax.random.key(options.seed))
+    bar = sys.stderr.isatty()
+    try:
+        em = EM(program, progress_bar=bar).run(for_em, data)
+        say(_em_line(em))
+        nuts = NUTS(program, chains=options.chains, draws=options.draws, progress_bar=bar).run(
+            for_nuts, data, start=em
+        )
+        both = card(em, nuts)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    say(_nuts_line(both.facts))
+    return em, nuts, both
+
+
+def _program(task: Task) -> Any:
+    from bayesmix import models
+
+    if task.model == "gaussian":
+        return models.gaussian(task.clusters, covariance=task.covariance)
+    return getattr(models, task.model)(task.clusters)
+
+
+def _em_line(em: Any) -> str:
+    starts = plural(int(em.settings.get("restarts", 1)), "start")
+    state = "converged" if em.converged else "not converged"
+    return (
+        f"EM    {starts:<10} {plural(len(em.modes), 'distinct mode')}, best log joint "
+        f"{em.log_joint:.3f}, {state} in {em.steps} steps ({em.seconds:.1f} s)"
+    )
+
+
+def _nuts_line(facts: dict[str, Any]) -> str:
+    rhat = facts["rhat_invariant"]
+    said = "no R-hat from one chain" if np.isnan(rhat) else f"R-hat {rhat:.2f}"
+    return (
+        f"NUTS  {plural(facts['chains'], 'chain'):<10} {facts['chains'] * facts['draws']} draws, "
+        f"{said}, {plural(facts['divergences'], 'divergence')} ({facts['seconds_nuts']:.1f} s)"
+    )
+
+
+def say(text: str) -> None:
+    """A line for the person who waits: not part of the output."""
+    print(text, file=sys.stderr, flush=True)

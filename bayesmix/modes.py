@@ -1,0 +1,175 @@
+"""The atlas of optima: what the starts reached, which optima are distinct, which can be trusted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from bayesmix.density import data_of, density_of, mixing_weights, responsibilities
+from bayesmix.program import Mixture, Params
+
+SINGULAR = 1e-10
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One optimum of the log joint.
+
+    ``starts`` is how many starts reached it, ``smallest`` the number of rows (sum of
+    responsibilities) in its smallest cluster; ``reason`` says why it is not ``regular``.
+    """
+
+    params: dict[str, np.ndarray]
+    log_joint: float
+    log_likelihood: float
+    starts: int
+    smallest: float
+    regular: bool
+    reason: str
+    weights: np.ndarray
+    stop: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Modes(Sequence):
+    """Distinct modes, regular ones first, each group by falling log joint."""
+
+    modes: tuple[Mode, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.modes[index]
+
+    def __len__(self) -> int:
+        return len(self.modes)
+
+    def __iter__(self) -> Iterator[Mode]:
+        return iter(self.modes)
+
+    def to_frame(self) -> Any:
+        """A DataFrame with one row per mode."""
+        import pandas as pd
+
+        columns = ("log_joint", "log_likelihood", "starts", "smallest", "regular", "reason")
+        return pd.DataFrame(
+            [{name: getattr(mode, name) for name in columns} for mode in self.modes],
+            columns=list(columns),
+        ).rename_axis("mode")
+
+    def __repr__(self) -> str:
+        lines = ["mode     log joint  starts  smallest cluster"]
+        for number, mode in enumerate(self.modes):
+            note = "" if mode.regular else f"  {mode.reason}"
+            lines.append(
+                f"{number:4d}  {mode.log_joint:12.4f}  {mode.starts:6d}  {mode.smallest:16.1f}{note}"
+            )
+        return "\n".join(lines)
+
+
+def judge(
+    mixture: Mixture, params: Params, log_joint: float, stop: str, steps: int, degenerate: bool
+) -> Mode:
+    """A mode with its verdict: is it a regular optimum, and if not, why."""
+    with jax.enable_x64(True):
+        resp = np.asarray(responsibilities(mixture, params)).reshape(-1, mixture.K)
+        row = 1.0 if mixture.weights is None else mixture.weights.reshape(-1, 1)
+        counts = (resp * row).sum(0)
+        prior = float(sum(np.asarray(v) for v in _terms(mixture, params).values()))
+        reason = _degeneracy(mixture, params, counts, degenerate)
+    return Mode(
+        params=params,
+        log_joint=log_joint,
+        log_likelihood=log_joint - prior,
+        starts=1,
+        smallest=float(counts.min()),
+        regular=reason == "",
+        reason=reason,
+        weights=mixing_weights(mixture, params),
+        stop=stop,
+        steps=steps,
+    )
+
+
+def _terms(mixture: Mixture, params: Params) -> Params:
+    from bayesmix.density import log_prior
+
+    return log_prior(mixture, params)
+
+
+def _degeneracy(mixture: Mixture, params: Params, counts: np.ndarray, degenerate: bool) -> str:
+    """Why a mode is not regular, in words; "" if it is."""
+    spread = _smallest_spread(mixture, params)
+    smallest = int(np.argmin(counts))
+    if spread is not None and spread.min() < SINGULAR:
+        k = int(np.argmin(spread))
+        return (
+            f"cluster {k} is singular ({counts[k]:.1f} rows): its variance is {spread[k]:.1e} of "
+            "the data's in one direction"
+        )
+    if degenerate:
+        return f"the log joint grows without bound (smallest cluster: {counts[smallest]:.1f} rows)"
+    needed = _rows_needed(mixture)
+    if counts[smallest] < needed:
+        return f"cluster {smallest} holds {counts[smallest]:.1f} rows, fewer than {needed}"
+    return ""
+
+
+def _rows_needed(mixture: Mixture) -> int:
+    """Rows that a cluster needs for its own parameters: D + 1 for its own covariance matrix."""
+    if mixture.components == () or len(mixture.components) > 1:
+        return 1
+    own_matrix = any(
+        site.cluster_axis is not None
+        and any(
+            link.leaf in ("covariance_matrix", "scale_tril", "precision_matrix")
+            for link in site.links
+        )
+        for site in mixture.sites.values()
+    )
+    if mixture.family == "MultivariateNormal" and own_matrix:
+        return mixture.event_shape[0] + 1
+    own_scale = any(
+        site.cluster_axis is not None and any(link.leaf == "scale" for link in site.links)
+        for site in mixture.sites.values()
+    )
+    return 2 if own_scale else 1
+
+
+def _smallest_spread(mixture: Mixture, params: Params) -> np.ndarray | None:
+    """Each cluster's smallest variance relative to the data's, in the worst direction, (K,)."""
+    density, data = density_of(mixture), data_of(mixture)
+    if not density.family or not density.family.location_scale:
+        return None
+    leaves = {name: np.asarray(v) for name, v in density.leaves(params, data).items()}
+    z = np.asarray(data.rows.z).transpose(0, 2, 1).reshape(-1, data.rows.shift.shape[0])
+    z = z[np.asarray(data.rows.weights).reshape(-1) > 0]
+    if "scale_tril" in leaves:
+        scaled = leaves["scale_tril"] / np.asarray(data.rows.scale)[:, None]
+        upper = np.linalg.qr(z - z.mean(0), mode="r") / np.sqrt(len(z))
+        if np.linalg.matrix_rank(upper) < upper.shape[0]:
+            return np.zeros(mixture.K)
+        relative = np.linalg.solve(upper.T, scaled)
+        return np.linalg.svd(relative, compute_uv=False).min(-1) ** 2
+    scaled = leaves["scale"].reshape(mixture.K, -1) / np.asarray(data.rows.scale)
+    return (scaled**2).min(1)
+
+
+def atlas(modes: Sequence[Mode]) -> Modes:
+    """Distinct modes of many runs: equal log joint and, sorted, equal weights count as one."""
+    distinct: list[Mode] = []
+    for mode in sorted(modes, key=lambda m: (not m.regular, -m.log_joint)):
+        twin = next((i for i, other in enumerate(distinct) if _same(mode, other)), None)
+        if twin is None:
+            distinct.append(mode)
+        else:
+            distinct[twin] = replace(distinct[twin], starts=distinct[twin].starts + mode.starts)
+    return Modes(tuple(distinct))
+
+
+def _same(a: Mode, b: Mode) -> bool:
+    close = abs(a.log_joint - b.log_joint) <= SAME * (1 + abs(a.log_joint))
+    alike = np.allclose(np.sort(a.weights), np.sort(b.weights), atol=1e-3)
+    return a.regular == b.regular and close and bool(alike)

@@ -1,0 +1,49 @@
+"""The M-step: the plan of a mixture, carried out.
+
+``m_step`` updates the blocks of a plan in turn with the newest values of the others (ECM, Meng &
+Rubin 1993); each update raises Q, so the log joint never falls.
+"""
+
+from typing import Any
+
+import jax
+
+from bayesmix.density import Data, Density
+from bayesmix.mstep import mvn, normal, rates, weights  # noqa: F401  (they register their rules)
+from bayesmix.mstep.ascent import ascend, free_size
+from bayesmix.mstep.describe import describe
+from bayesmix.mstep.rules import Block, Context, Plan, Target, plan_for, rule
+from bayesmix.program import Params
+
+__all__ = [
+    "Block",
+    "Context",
+    "Plan",
+    "Target",
+    "describe",
+    "free_size",
+    "m_step",
+    "plan_for",
+    "rule",
+]
+
+
+def m_step(
+    density: Density,
+    plan: Plan,
+    params: Params,
+    inverse: jax.Array,
+    statistics: Any,
+    data: Data,
+    evaluations: int,
+) -> tuple[Params, jax.Array]:
+    """One pass over the blocks of the plan; returns the params and the ascent's inverse Hessian."""
+    for block in plan.blocks:
+        if block.kind == "closed":
+            context = Context(density, params, statistics, data)
+            params = params | {block.target.name: block.update(block.target, context)}
+        else:
+            params, inverse = ascend(
+                density, block.sites, params, inverse, statistics, data, evaluations
+            )
+    return params, inverse

@@ -1,0 +1,130 @@
+"""The general M-step: a safeguarded quasi-Newton ascent of Q.
+
+Works on any sites with any priors, in unconstrained coordinates but on the constrained density (no
+Jacobian), so that its stationary points are those of the closed forms. Q depends on the data
+through the statistics only, so a step costs nothing in N. The inverse Hessian is carried from one EM
+step to the next: Q changes little between them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bayesmix.density import Data, Density
+from bayesmix.program import Params
+
+ARMIJO = 1e-4
+
+
+class Climb(NamedTuple):
+    """State of the ascent at an accepted point ``z`` (n,) and its trial ``z + step * direction``."""
+
+    z: jax.Array
+    value: jax.Array
+    gradient: jax.Array
+    inverse: jax.Array
+    direction: jax.Array
+    step: jax.Array
+    tries: jax.Array
+    done: jax.Array
+
+
+def free_size(density: Density, sites: tuple[str, ...], data: Data) -> int:
+    """Number of unconstrained coordinates of the sites."""
+    transforms = density.transforms(data)
+    return sum(
+        jax.eval_shape(transforms[name].inv, jnp.ones(density.sites[name])).size for name in sites
+    )
+
+
+def ascend(
+    density: Density,
+    sites: tuple[str, ...],
+    params: Params,
+    inverse: jax.Array,
+    statistics: Any,
+    data: Data,
+    evaluations: int,
+) -> tuple[Params, jax.Array]:
+    """Raise Q over ``sites``; returns all params, and the inverse Hessian for the next call.
+
+    Never lowers Q; takes at most ``evaluations`` values of Q. ``inverse`` of zeros means unknown.
+    """
+    transforms = density.transforms(data)
+    start = {name: transforms[name].inv(params[name]) for name in sites}
+    z, unravel = ravel_pytree(start)
+
+    def constrain(z: jax.Array) -> Params:
+        return {name: transforms[name](value) for name, value in unravel(z).items()}
+
+    def objective(z: jax.Array) -> jax.Array:
+        return density.expected(params | constrain(z), statistics, data)
+
+    last = climb(jax.value_and_grad(objective), z, inverse, evaluations)
+    moved = {
+        name: jnp.where(jnp.all(last.z == z), params[name], value)
+        for name, value in constrain(last.z).items()
+    }
+    return params | moved, last.inverse
+
+
+def climb(
+    value_and_grad: Callable[[jax.Array], Any], z: jax.Array, inverse: jax.Array, evaluations: int
+) -> Climb:
+    """BFGS with backtracking, written as one loop with a single evaluation in its body."""
+    zero = jnp.zeros_like(z)
+    first = Climb(z, jnp.array(-jnp.inf, z.dtype), zero, inverse, zero, jnp.ones((), z.dtype), 0, False)
+
+    def trial(count_and_state: tuple[Any, Climb]) -> tuple[Any, Climb]:
+        count, state = count_and_state
+        point = state.z + state.step * state.direction
+        value, gradient = value_and_grad(point)
+        slope = state.gradient @ state.direction
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+        rises = value >= state.value + ARMIJO * state.step * slope
+        accepted = finite & ((count == 0) | (rises & (value > state.value)))
+        fresh = _accept(state, point, value, gradient, count == 0)
+        back = state._replace(
+            step=state.step * 0.3, tries=state.tries + 1, done=(state.tries >= 30) | (count == 0)
+        )
+        return count + 1, jax.tree.map(lambda a, b: jnp.where(accepted, a, b), fresh, back)
+
+    def go_on(count_and_state: tuple[Any, Climb]) -> jax.Array:
+        count, state = count_and_state
+        return (count < evaluations) & ~state.done
+
+    return jax.lax.while_loop(go_on, trial, (0, first))[1]
+
+
+def _accept(state: Climb, point: Any, value: Any, gradient: Any, first: Any) -> Climb:
+    """Move to the trial point, update the inverse Hessian and choose the next direction."""
+    s, y = point - state.z, state.gradient - gradient
+    inverse = jnp.where(first, state.inverse, _bfgs(state.inverse, s, y))
+    known = jnp.trace(inverse) > 0
+    direction = jnp.where(known, inverse @ gradient, gradient)
+    uphill = direction @ gradient > 0
+    direction = jnp.where(uphill, direction, gradient)
+    norm = jnp.linalg.norm(gradient)
+    step = jnp.where(known & uphill, 1.0, 1 / jnp.maximum(norm, 1.0))
+    gain = direction @ gradient / 2
+    floor = 4 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))
+    done = (norm == 0) | (known & uphill & (gain < 1e-3 * floor))
+    return Climb(point, value, gradient, inverse, direction, step, 0, done)
+
+
+def _bfgs(inverse: jax.Array, s: jax.Array, y: jax.Array) -> jax.Array:
+    """The BFGS update of the inverse of the negative Hessian; unchanged without curvature.
+
+    The first update starts from the scaled identity of Shanno and Phua (Nocedal & Wright,
+    Numerical Optimization, eq. 6.20).
+    """
+    sy = s @ y
+    usable = sy > 1e-10 * jnp.linalg.norm(s) * jnp.linalg.norm(y)
+    safe = jnp.where(usable, sy, 1.0)
+    scaled = jnp.eye(s.size, dtype=s.dtype) * (safe / jnp.where(usable, y @ y, 1.0))
+    base = jnp.where(jnp.trace(inverse) > 0, inverse, scaled)
+    left = jnp.eye(s.size, dtype=s.dtype) - jnp.outer(s, y) / safe
+    return jnp.where(usable, left @ base @ left.T + jnp.outer(s, s) / safe, inverse)

@@ -1,0 +1,85 @@
+"""Whether the priors keep the log joint bounded, in words.
+
+A cluster that shrinks onto a single value (or onto a line) sends its density to infinity like a
+power of its scale. A prior that vanishes at 0 faster than any power (InverseGamma on a variance,
+LogNormal on a scale, InverseWishart on a covariance) outweighs that; one that is positive at 0, or
+vanishes like a power, does not in general: with tied values no power is enough.
+"""
+
+from bayesmix.program import Mixture, Site
+
+SPREADS = {
+    "scale": "scale",
+    "covariance_matrix": "covariance",
+    "scale_tril": "covariance",
+    "precision_matrix": "precision",
+}
+VANISHING = {
+    ("identity", "InverseGamma"),
+    ("identity", "LogNormal"),
+    ("identity", "InverseWishart"),
+    ("identity", "Wishart"),
+    ("identity", "LogUniform"),
+    ("sqrt", "InverseGamma"),
+    ("sqrt", "LogNormal"),
+    ("sqrt", "LogUniform"),
+    ("sqrt", "ScaledInvChi2"),
+    ("rsqrt", "Gamma"),
+    ("rsqrt", "LogNormal"),
+    ("exp", "Normal"),
+    ("cholesky", "InverseWishart"),
+}
+POSITIVE_AT_ZERO = {"HalfNormal", "HalfCauchy", "Exponential", "Uniform", "TruncatedNormal"}
+
+
+def boundedness(mixture: Mixture) -> list[str]:
+    """One sentence for each prior that leaves the log joint without a maximum; [] if none does."""
+    return [
+        sentence for site in mixture.sites.values() if (sentence := _sentence(mixture, site)) != ""
+    ]
+
+
+def _sentence(mixture: Mixture, site: Site) -> str:
+    if site.prior == "LKJCholesky" or site.prior == "LKJ":
+        return _collapse(
+            site, "lets correlations reach 1", "a cluster on a line", "InverseWishart on covariances"
+        ) if site.cluster_axis is not None and site.links else ""
+    if "weights" in site.feeds and site.prior == "Dirichlet":
+        return ""
+    spread = next((link for link in site.links if link.leaf.split("[")[0] in SPREADS), None)
+    if spread is None or not _own_spread(site) or (spread.map, site.prior) in VANISHING:
+        return ""
+    if spread.map is None and (site.prior in ("InverseGamma", "LogNormal") or not _at_zero(site)):
+        return ""
+    what = SPREADS[spread.leaf.split("[")[0]]
+    reason = "is flat" if site.improper else "does not vanish fast enough at 0"
+    if site.prior in POSITIVE_AT_ZERO:
+        reason = "is positive at 0"
+    remedy = (
+        "covariance ~ InverseWishart(...)"
+        if what != "scale"
+        else "scale ~ LogNormal(...) or variance ~ InverseGamma(...)"
+    )
+    return _collapse(site, reason, f"a cluster on a single {_thing(what)}", remedy)
+
+
+def _own_spread(site: Site) -> bool:
+    """A spread that all clusters share cannot go to 0 unless all clusters are single values."""
+    return site.cluster_axis is not None or site.links[0].axes[:1] == ()
+
+
+def _at_zero(site: Site) -> bool:
+    return site.improper or site.prior in POSITIVE_AT_ZERO | {"Gamma", "HalfStudentT"}
+
+
+def _thing(what: str) -> str:
+    return "value" if what == "scale" else "line"
+
+
+def _collapse(site: Site, reason: str, where: str, remedy: str) -> str:
+    prior = "flat" if site.improper else site.prior
+    return (
+        f"the prior on {site.name!r} ({prior}) {reason}, so the log joint has no maximum: {where} "
+        "sends it to infinity. The best regular mode is returned; for a proper MAP use a prior "
+        f"that vanishes at 0, for example {remedy}"
+    )

@@ -1,0 +1,64 @@
+"""The table that printing a Mixture shows: sites, priors, links and EM's plan for each."""
+
+from bayesmix.density import density_of
+from bayesmix.mstep.bounds import boundedness
+from bayesmix.mstep.rules import plan_for
+from bayesmix.program import Mixture, Site
+
+
+def describe(mixture: Mixture) -> str:
+    """What was found in the program, as a table that a person can read."""
+    plan = plan_for(mixture)
+    update = {name: block.text for block in plan.blocks for name in block.sites}
+    rows = [
+        (name, _prior(site), _shape(site), _feeds(site), update[name])
+        for name, site in mixture.sites.items()
+    ]
+    header = ("site", "prior", "shape", "feeds", "EM update")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
+        for row in [header, *rows]
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join([_title(mixture), "", *lines, "", *_notes(mixture)])
+
+
+def _title(mixture: Mixture) -> str:
+    rows = " x ".join(str(n) for n in mixture.rows)
+    event = f", {mixture.event_shape[0]} columns" if len(mixture.event_shape) == 1 else ""
+    return f"{mixture.name!r}: a mixture of {mixture.K} {mixture.family} ({rows} rows{event})"
+
+
+def _prior(site: Site) -> str:
+    return "flat" if site.improper else site.prior
+
+
+def _shape(site: Site) -> str:
+    pairs = zip(site.dims, site.shape, strict=True)
+    return " x ".join(f"{dim} {size}" for dim, size in pairs) or "scalar"
+
+
+def _feeds(site: Site) -> str:
+    leaves = [
+        link.leaf if link.map in ("identity", None) else f"{link.leaf} ({link.map})"
+        for link in site.links
+    ]
+    return ", ".join([*leaves, *(f"prior of {other}" for other in site.fed_priors)]) or "-"
+
+
+def _notes(mixture: Mixture) -> list[str]:
+    density = density_of(mixture)
+    if density.family:
+        sweep = f"exponential-family sweep ({density.family.name}), no N x K array"
+    else:
+        sweep = "general sweep: the components' own log_prob, one (rows, K) array"
+    weighted = "" if mixture.weights is None else "; rows are weighted"
+    lines = [f"sweep: {sweep}{weighted}"]
+    if mixture.static_data:
+        lines.append(
+            "the program needs the data's values to run: new data will be compiled again"
+        )
+    unbounded = boundedness(mixture)
+    lines += unbounded or ["the priors keep the log joint bounded"]
+    return lines

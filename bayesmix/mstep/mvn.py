@@ -1,0 +1,173 @@
+"""Closed forms for multivariate normal components."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesmix.mstep.rules import Context, Target, rule
+
+
+def _moments(context: Context) -> tuple[jax.Array, jax.Array]:
+    """Mass (K,) and sum of r (x - loc), (K, D), in data units."""
+    mass, features = context.statistics
+    rows = context.data.rows
+    D = rows.shift.shape[0]
+    centred = (context.leaves()["loc"] - rows.shift) / rows.scale
+    return mass, rows.scale * (features[:, :D] - mass[:, None] * centred)
+
+
+def _scatter(context: Context) -> jax.Array:
+    """sum of r (x - loc)(x - loc)', (K, D, D), in data units."""
+    mass, features = context.statistics
+    rows = context.data.rows
+    D = rows.shift.shape[0]
+    first = features[:, :D]
+    i, j = np.triu_indices(D)
+    second = jnp.zeros((first.shape[0], D, D), features.dtype)
+    second = second.at[:, i, j].set(features[:, D:]).at[:, j, i].set(features[:, D:])
+    m = (context.leaves()["loc"] - rows.shift) / rows.scale
+    cross = jnp.einsum("ki,kj->kij", m, first)
+    about = second - cross - cross.mT + jnp.einsum("k,ki,kj->kij", mass, m, m)
+    return about * jnp.outer(rows.scale, rows.scale)
+
+
+@rule("MultivariateNormal", "loc", "identity", "ImproperUniform", text="mean (flat prior)")
+def loc_under_flat(target: Target, context: Context) -> jax.Array:
+    """The cluster's mean; for a location shared by clusters, weighted by their precisions."""
+    mass, deviation = _moments(context)
+    if None not in target.link.axes:
+        step = deviation / jnp.where(mass > 0, mass, 1)[:, None]
+        return context.params[target.name] + jnp.where(mass[:, None] > 0, step, 0.0)
+    return _newton(target, context, 0.0, jnp.zeros_like(deviation))
+
+
+@rule(
+    "MultivariateNormal",
+    "loc",
+    "identity",
+    "MultivariateNormal",
+    text="multivariate normal prior on the location",
+)
+def loc_under_mvn(target: Target, context: Context) -> jax.Array:
+    """The precision-weighted mean; one Newton step, exact because Q is quadratic."""
+    prior = context.prior(target.name)
+    tau = _inverse(prior["scale_tril"])
+    return _newton(target, context, tau, prior["loc"] - context.params[target.name])
+
+
+@rule(
+    "MultivariateNormal",
+    "loc",
+    "identity",
+    "Normal",
+    text="independent Normal priors on the location",
+)
+def loc_under_normal(target: Target, context: Context) -> jax.Array:
+    """The precision-weighted mean under independent Normal priors of the coordinates."""
+    prior = context.prior(target.name)
+    tau = jnp.eye(target.shape[-1]) / prior["scale"][..., None, :] ** 2
+    return _newton(target, context, tau, prior["loc"] - context.params[target.name])
+
+
+def _inverse(scale_tril: jax.Array) -> jax.Array:
+    identity = jnp.broadcast_to(jnp.eye(scale_tril.shape[-1], dtype=scale_tril.dtype), scale_tril.shape)
+    return jax.scipy.linalg.cho_solve((scale_tril, True), identity)
+
+
+def _newton(target: Target, context: Context, tau: jax.Array, pull: jax.Array) -> jax.Array:
+    mass, deviation = _moments(context)
+    precision = _inverse(context.leaves()["scale_tril"])
+    slope = jnp.einsum("kij,kj->ki", precision, deviation)
+    curvature = mass[:, None, None] * precision
+    if target.link.axes[0] is None:
+        slope, curvature = slope.sum(0), curvature.sum(0)
+    slope = slope.reshape(target.shape) + jnp.einsum(
+        "...ij,...j->...i", jnp.broadcast_to(tau, (*target.shape, target.shape[-1])), pull
+    )
+    curvature = curvature.reshape(*target.shape, target.shape[-1]) + tau
+    return context.params[target.name] + jnp.linalg.solve(curvature, slope[..., None])[..., 0]
+
+
+def _counted_scatter(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """Number of terms and scatter that bear on a covariance, summed if clusters share it.
+
+    A location whose prior covariance is cov / kappa counts as one more observation of weight kappa.
+    """
+    mass, scatter = context.statistics.mass, _scatter(context)
+    if target.child is not None:
+        prior = context.prior(target.child.site)
+        kappa = _leading(context.leaves()["scale_tril"]) / _leading(prior["scale_tril"])
+        pull = context.params[target.child.site] - prior["loc"]
+        scatter = scatter + jnp.einsum("k,ki,kj->kij", kappa, pull, pull)
+        mass = mass + 1
+    if target.link.axes[0] is None:
+        mass, scatter = mass.sum(), scatter.sum(0)
+    return mass.reshape(target.shape[:-2]), scatter.reshape(target.shape)
+
+
+def _leading(scale_tril: jax.Array) -> jax.Array:
+    return scale_tril[:, 0, 0] ** 2
+
+
+@rule(
+    "MultivariateNormal",
+    "covariance_matrix",
+    "identity",
+    "InverseWishart",
+    scales="MultivariateNormal",
+    text="InverseWishart on the covariance",
+)
+@rule(
+    "MultivariateNormal",
+    "scale_tril",
+    "cholesky",
+    "InverseWishart",
+    scales="MultivariateNormal",
+    text="InverseWishart on the covariance",
+)
+def covariance_under_inverse_wishart(target: Target, context: Context) -> jax.Array:
+    """(scale matrix + scatter) / (concentration + D + 1 + count)."""
+    count, scatter = _counted_scatter(target, context)
+    prior = context.prior(target.name)
+    divisor = prior["concentration"] + target.shape[-1] + 1 + count
+    return (prior["scale_matrix"] + scatter) / divisor[..., None, None]
+
+
+@rule(
+    "MultivariateNormal",
+    "covariance_matrix",
+    "identity",
+    "ImproperUniform",
+    scales="MultivariateNormal",
+    text="covariance of the cluster (flat prior)",
+)
+@rule(
+    "MultivariateNormal",
+    "scale_tril",
+    "cholesky",
+    "ImproperUniform",
+    scales="MultivariateNormal",
+    text="covariance of the cluster (flat prior)",
+)
+def covariance_under_flat(target: Target, context: Context) -> jax.Array:
+    """scatter / count; a cluster without mass keeps its covariance."""
+    count, scatter = _counted_scatter(target, context)
+    count = count[..., None, None]
+    return jnp.where(count > 0, scatter / jnp.where(count > 0, count, 1), context.params[target.name])
+
+
+@rule(
+    "MultivariateNormal",
+    "precision_matrix",
+    "identity",
+    "Wishart",
+    text="Wishart on the precision",
+)
+def precision_under_wishart(target: Target, context: Context) -> jax.Array:
+    """(concentration - D - 1 + count) (inverse scale matrix + scatter)^-1."""
+    count, scatter = _counted_scatter(target, context)
+    prior = context.prior(target.name)
+    D = target.shape[-1]
+    factor = (prior["concentration"] - D - 1 + count)[..., None, None]
+    total = scatter + _inverse(prior["scale_tril"])
+    return factor * _inverse(jnp.linalg.cholesky(total))

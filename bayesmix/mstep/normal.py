@@ -1,0 +1,142 @@
+"""Closed forms for Normal components, alone or in products.
+
+Everything is written in deviations from the current location, which the centred statistics give
+without cancellation even for data far from the origin.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bayesmix.mstep.reduce import to_site
+from bayesmix.mstep.rules import Context, Target, rule
+
+
+def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mass, sum of r (x - loc) and sum of r (x - loc)^2, each (K, *event), in data units."""
+    mass, features = context.statistics
+    rows = context.data.rows
+    loc = context.leaves()["loc"]
+    D = rows.shift.shape[0]
+    first, second = features[:, :D], features[:, D:]
+    centred = (loc.reshape(-1, D) - rows.shift) / rows.scale
+    mass = mass[:, None]
+    deviation = rows.scale * (first - mass * centred)
+    square = rows.scale**2 * (second - 2 * centred * first + mass * centred**2)
+    full = jnp.broadcast_to(mass, deviation.shape)
+    return tuple(a.reshape(loc.shape) for a in (full, deviation, jnp.maximum(square, 0)))
+
+
+@rule("Normal", "loc", "identity", "Normal", text="Normal prior on a Normal location")
+def loc_under_normal(target: Target, context: Context) -> jax.Array:
+    """The precision-weighted mean: one Newton step, exact because Q is quadratic in loc."""
+    prior = context.prior(target.name)
+    tau = 1 / prior["scale"] ** 2
+    return _loc_step(target, context, tau, prior["loc"])
+
+
+@rule("Normal", "loc", "identity", "ImproperUniform", text="mean of the cluster (flat prior)")
+def loc_under_flat(target: Target, context: Context) -> jax.Array:
+    """The (precision-weighted) mean; a cluster without mass keeps its location."""
+    return _loc_step(target, context, 0.0, 0.0)
+
+
+def _loc_step(target: Target, context: Context, tau: jax.Array, mean: jax.Array) -> jax.Array:
+    mass, deviation, _ = _moments(context)
+    precision = 1 / context.leaves()["scale"] ** 2
+    current = context.params[target.name]
+    slope = to_site(precision * deviation, target) + tau * (mean - current)
+    curvature = to_site(precision * mass, target) + tau
+    return current + jnp.where(curvature > 0, slope / curvature, 0.0)
+
+
+def _squares(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """Number of terms and sum of squares that bear on a scale, at the shape of its site.
+
+    A location whose prior this scale multiplies counts as one more observation of weight kappa.
+    """
+    mass, _, square = _moments(context)
+    if target.child is not None:
+        prior = context.prior(target.child.site)
+        kappa = (context.leaves()["scale"] / prior["scale"]) ** 2
+        square = square + kappa * (context.params[target.child.site] - prior["loc"]) ** 2
+        mass = mass + 1
+    return to_site(mass, target), to_site(square, target)
+
+
+def _kept(target: Target, context: Context, count: jax.Array, value: jax.Array) -> jax.Array:
+    """Keep the current value where a cluster has no mass to tell it otherwise."""
+    return jnp.where(count > 0, value, context.params[target.name])
+
+
+@rule(
+    "Normal",
+    "scale",
+    "sqrt",
+    "InverseGamma",
+    scales="Normal",
+    text="InverseGamma on a Normal variance",
+)
+def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
+    """(rate + squares / 2) / (concentration + 1 + count / 2)."""
+    count, square = _squares(target, context)
+    prior = context.prior(target.name)
+    return (prior["rate"] + square / 2) / (prior["concentration"] + 1 + count / 2)
+
+
+@rule(
+    "Normal",
+    "scale",
+    "sqrt",
+    "ImproperUniform",
+    scales="Normal",
+    text="variance of the cluster (flat prior)",
+)
+def variance_under_flat(target: Target, context: Context) -> jax.Array:
+    """The mean square about the location."""
+    count, square = _squares(target, context)
+    return _kept(target, context, count, square / jnp.where(count > 0, count, 1))
+
+
+@rule(
+    "Normal",
+    "scale",
+    "identity",
+    "ImproperUniform",
+    scales="Normal",
+    text="standard deviation of the cluster (flat prior)",
+)
+def scale_under_flat(target: Target, context: Context) -> jax.Array:
+    """The root mean square about the location."""
+    count, square = _squares(target, context)
+    return _kept(target, context, count, jnp.sqrt(square / jnp.where(count > 0, count, 1)))
+
+
+@rule(
+    "Normal",
+    "scale",
+    "identity",
+    "HalfNormal",
+    scales="Normal",
+    text="HalfNormal on a Normal scale",
+)
+def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
+    """The root of u^2 / s^2 + n u - S = 0 in u = scale^2; 0 for a cluster on a single value.
+
+    Stationarity of -n log scale - S / (2 scale^2) - scale^2 / (2 s^2); the root is written without
+    the cancellation of the schoolbook formula.
+    """
+    count, square = _squares(target, context)
+    s2 = context.prior(target.name)["scale"] ** 2
+    root = count + jnp.sqrt(count**2 + 4 * square / s2)
+    return _kept(target, context, count, jnp.sqrt(2 * square / jnp.where(root > 0, root, 1)))
+
+
+@rule(
+    "Normal", "scale", "rsqrt", "Gamma", scales="Normal", text="Gamma on a Normal precision"
+)
+def precision_under_gamma(target: Target, context: Context) -> jax.Array:
+    """(concentration - 1 + count / 2) / (rate + squares / 2)."""
+    count, square = _squares(target, context)
+    prior = context.prior(target.name)
+    shape = jnp.maximum(prior["concentration"] - 1 + count / 2, 0)
+    return shape / (prior["rate"] + square / 2)

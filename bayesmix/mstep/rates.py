@@ -1,0 +1,72 @@
+"""Closed forms for Poisson and Exponential rates and Bernoulli probabilities."""
+
+import jax
+import jax.numpy as jnp
+
+from bayesmix.mstep.reduce import to_site
+from bayesmix.mstep.rules import Context, Target, rule
+
+
+def _sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """Number of observations and their sum, at the shape of the site."""
+    mass, features = context.statistics
+    leaf = next(iter(context.leaves().values()))
+    total = features.reshape(leaf.shape)
+    count = jnp.broadcast_to(mass.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf.shape)
+    return to_site(count, target), to_site(total, target)
+
+
+def _ratio(target: Target, context: Context, top: jax.Array, bottom: jax.Array) -> jax.Array:
+    """top / bottom, not below 0; the current value where nothing bears on the site."""
+    ratio = jnp.maximum(top, 0) / jnp.where(bottom > 0, bottom, 1)
+    return jnp.where(bottom > 0, ratio, context.params[target.name])
+
+
+@rule("Poisson", "rate", "identity", "Gamma", text="Gamma on a Poisson rate")
+def poisson_rate_under_gamma(target: Target, context: Context) -> jax.Array:
+    """(concentration - 1 + sum) / (rate + count); 0, the boundary, where that is negative."""
+    count, total = _sums(target, context)
+    prior = context.prior(target.name)
+    return _ratio(target, context, prior["concentration"] - 1 + total, prior["rate"] + count)
+
+
+@rule("Poisson", "rate", "identity", "ImproperUniform", text="mean of the cluster (flat prior)")
+def poisson_rate_under_flat(target: Target, context: Context) -> jax.Array:
+    """sum / count."""
+    count, total = _sums(target, context)
+    return _ratio(target, context, total, count)
+
+
+@rule("Exponential", "rate", "identity", "Gamma", text="Gamma on an Exponential rate")
+def exponential_rate_under_gamma(target: Target, context: Context) -> jax.Array:
+    """(concentration - 1 + count) / (rate + sum)."""
+    count, total = _sums(target, context)
+    prior = context.prior(target.name)
+    return _ratio(target, context, prior["concentration"] - 1 + count, prior["rate"] + total)
+
+
+@rule(
+    "Exponential", "rate", "identity", "ImproperUniform", text="1 / mean of the cluster (flat prior)"
+)
+def exponential_rate_under_flat(target: Target, context: Context) -> jax.Array:
+    """count / sum."""
+    count, total = _sums(target, context)
+    return _ratio(target, context, count, total)
+
+
+@rule("Bernoulli", "probs", "identity", "Beta", text="Beta on a probability")
+def probability_under_beta(target: Target, context: Context) -> jax.Array:
+    """(a - 1 + successes) / (a + b - 2 + count), at most 1."""
+    count, total = _sums(target, context)
+    prior = context.prior(target.name)
+    a, b = prior["concentration1"], prior["concentration0"]
+    successes = jnp.maximum(a - 1 + total, 0)
+    failures = jnp.maximum(b - 1 + count - total, 0)
+    return _ratio(target, context, successes, successes + failures)
+
+
+@rule("Bernoulli", "probs", "identity", "UnitUniform", "ImproperUniform", text="share (flat prior)")
+def probability_under_flat(target: Target, context: Context) -> jax.Array:
+    """successes / count."""
+    count, total = _sums(target, context)
+    return _ratio(target, context, total, count)

@@ -1,0 +1,22 @@
+"""Sums over the axes along which a parameter is shared.
+
+A rule works on arrays of the parameter's full shape (K, *event); a site that is tied across
+clusters or columns takes the sum over the axes it does not have.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bayesmix.mstep.rules import Target
+
+
+def to_site(values: jax.Array, target: Target) -> jax.Array:
+    """Sum an array of the parameter's shape over the axes that the site lacks: the site's shape."""
+    along = target.link.axes
+    summed = values.sum(axis=tuple(i for i, axis in enumerate(along) if axis is None))
+    order = [axis for axis in along if axis is not None]
+    return jnp.transpose(summed, _argsort(order)).reshape(target.shape)
+
+
+def _argsort(order: list[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)

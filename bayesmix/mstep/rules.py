@@ -1,0 +1,234 @@
+"""Which update EM uses for each site: the registry of closed forms, and the plan.
+
+A rule is a closed-form argmax of Q over one site, the others held fixed. It is registered by what
+it applies to: the family of the components, the parameter the site feeds and through which map, and
+the site's prior. The plan of a mixture is a sequence of blocks updated in turn with the newest
+values of the others (ECM); sites without a rule share one last block, ascended on the N-free Q.
+A rule that does not fit is never forced: the general ascent is always right.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bayesmix.density import Data, Density, density_of
+from bayesmix.graph import axes, core, degree, multiple_of
+from bayesmix.program import Link, Mixture, Params, Site
+
+
+@dataclass(frozen=True)
+class Child:
+    """A location site whose prior is scaled by the site at hand: loc | var ~ Normal(m, var / kappa).
+
+    ``link`` is the location's own link to the components.
+    """
+
+    site: str
+    link: Link
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a rule updates: the site, its shape, its link, and the location it scales, if any."""
+
+    name: str
+    shape: tuple[int, ...]
+    link: Link
+    child: Child | None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may look at, at the newest parameters."""
+
+    density: Density
+    params: Params
+    statistics: Any
+    data: Data
+
+    def prior(self, site: str) -> dict[str, jax.Array]:
+        return self.density.prior(site, self.params, self.data)
+
+    def leaves(self) -> dict[str, jax.Array]:
+        return self.density.leaves(self.params, self.data)
+
+
+Update = Callable[[Target, Context], jax.Array]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A registered closed form and the sentence that describes it."""
+
+    update: Update
+    text: str
+    child_prior: str | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sites updated together. ``kind`` is "closed" or "ascent"."""
+
+    sites: tuple[str, ...]
+    kind: str
+    text: str
+    target: Target | None = None
+    update: Update | None = field(default=None)
+
+    def describe(self) -> str:
+        return f"{', '.join(self.sites)}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The blocks of one EM step in their order; hashable, so static under jit."""
+
+    blocks: tuple[Block, ...]
+
+    @property
+    def ascent(self) -> tuple[str, ...]:
+        """Sites without a closed form."""
+        return next((block.sites for block in self.blocks if block.kind == "ascent"), ())
+
+    def __str__(self) -> str:
+        return "\n".join(block.describe() for block in self.blocks)
+
+
+_rules: dict[tuple[str, str, str, str], Rule] = {}
+
+
+def rule(
+    family: str, leaf: str, map: str, *priors: str, text: str, scales: str | None = None
+) -> Callable[[Update], Update]:
+    """Register a closed form; use as a decorator.
+
+    family : name of the components' family, or "any" for the mixing weights.
+    leaf, map : the parameter that the site feeds and how ("identity", "sqrt", ...).
+    priors : names of the NumPyro distributions of the site's prior.
+    scales : the prior (by name) of a location whose spread this site may scale; its log density is
+        then part of the update.
+    """
+
+    def register(update: Update) -> Update:
+        for prior in priors:
+            _rules[family, leaf, map, prior] = Rule(update, text, scales)
+        return update
+
+    return register
+
+
+def plan_for(mixture: Mixture) -> Plan:
+    """The plan of EM's M-step for a mixture; printing it shows one line per block."""
+    if "plan" not in mixture.cache:
+        mixture.cache["plan"] = _plan(mixture)
+    return mixture.cache["plan"]
+
+
+def _plan(mixture: Mixture) -> Plan:
+    density = density_of(mixture)
+    family = density.family.name if density.family else None
+    closed, rest = [], []
+    for name, site in mixture.sites.items():
+        block = _closed_block(mixture, site, family)
+        if block is None:
+            rest.append(name)
+        else:
+            closed.append(block)
+    order = {"weights": 0, "loc": 1}
+    closed.sort(key=lambda block: order.get(block.target.link.leaf if block.target else "", 2))
+    if rest:
+        closed.append(Block(tuple(rest), "ascent", "ascent on Q" + _reach(mixture, family)))
+    return Plan(tuple(closed))
+
+
+def _reach(mixture: Mixture, family: str | None) -> str:
+    if family is None:
+        return f"; the general sweep over {mixture.N} rows"
+    eta = mixture.K * (1 + _feature_count(mixture))
+    return f"; the data enter through {eta} statistics, not {mixture.N} rows"
+
+
+def _feature_count(mixture: Mixture) -> int:
+    density = density_of(mixture)
+    D = max(1, int(jnp.prod(jnp.array(mixture.event_shape)))) if mixture.event_shape else 1
+    z = jax.ShapeDtypeStruct((D, 1), jnp.result_type(float))
+    return jax.eval_shape(density.family.features, z).shape[0]
+
+
+def _closed_block(mixture: Mixture, site: Site, family: str | None) -> Block | None:
+    if len(site.links) != 1 or site.weighted or not _private(mixture, site):
+        return None
+    link = site.links[0]
+    if link.map is None or not _covers(site, link):
+        return None
+    owner = "any" if link.leaf == "weights" else family
+    prior = site.prior
+    if prior == "Uniform" and _is_unit_interval(mixture, site):
+        prior = "UnitUniform"
+    found = _rules.get((owner, link.leaf, link.map, prior)) if owner else None
+    if found is None:
+        return None
+    child = None
+    if site.fed_priors:
+        child = _child(mixture, site, found)
+        if child is None:
+            return None
+    if not _prior_fits(mixture, site):
+        return None
+    target = Target(site.name, site.shape, link, child)
+    return Block((site.name,), "closed", "closed form, " + found.text, target, found.update)
+
+
+def _private(mixture: Mixture, site: Site) -> bool:
+    """Whether the site enters nothing but the components, its prior, and priors it feeds."""
+    own = {site.name, *site.fed_priors}
+    reading = mixture.reading
+    bounds = [node for nodes in reading.supports.values() for node in nodes]
+    return not any(
+        site.name in node.depends for name, node in reading.terms.items() if name not in own
+    ) and not any(site.name in node.depends for node in bounds)
+
+
+def _covers(site: Site, link: Link) -> bool:
+    """Whether every axis of the site is an axis of the parameter, so that the rest is shared."""
+    present = {axis for axis in link.axes if axis is not None}
+    return all(axis in present for axis, size in enumerate(site.shape) if size > 1)
+
+
+def _prior_fits(mixture: Mixture, site: Site) -> bool:
+    """Whether the prior's own parameters are free of the site (they may use other sites)."""
+    return not any(site.name in n.depends for n in mixture.reading.priors[site.name].values())
+
+
+def _is_unit_interval(mixture: Mixture, site: Site) -> bool:
+    args = mixture.reading.priors[site.name]
+    low, high = core(args["low"]), core(args["high"])
+    return low.label == high.label == "literal" and (low.value == 0) and (high.value == 1)
+
+
+def _child(mixture: Mixture, site: Site, found: Rule) -> Child | None:
+    """The one location whose prior this site scales in the conjugate way, or None."""
+    if found.child_prior is None or len(site.fed_priors) != 1:
+        return None
+    child = mixture.sites[site.fed_priors[0]]
+    args = mixture.reading.priors[child.name]
+    if child.prior != found.child_prior or len(child.links) != 1 or child.weighted:
+        return None
+    link = child.links[0]
+    full = link.leaf == "loc" and link.map == "identity" and None not in link.axes
+    if not full or site.name in args["loc"].depends:
+        return None
+    leaves = mixture.reading.leaves[0]
+    if child.prior == "Normal":
+        memo: dict[int, Any] = {}
+        same = axes(args["scale"], memo) == axes(leaves["scale"], memo)
+        power = degree(args["scale"], site.name)
+        fits = same and power is not None and power == degree(leaves["scale"], site.name)
+    else:
+        fits = (
+            "covariance_matrix" in args and multiple_of(args["covariance_matrix"]) == site.name
+        )
+    return Child(child.name, link) if fits else None

@@ -1,0 +1,103 @@
+"""New data and simulated data under fitted parameters.
+
+New data enter as the program's own arguments: the program is read again with them, and only its
+mixture site is evaluated, never its priors.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.distributions.distribution import validation_enabled
+
+from bayesmix.program import Mixture, Params, peel, trace
+
+
+def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mixture:
+    """The mixture read again with new data; the mixture itself when there are none.
+
+    Raises ValueError where the new data need parameters of another shape.
+    """
+    if not args and not kwargs:
+        return mixture
+    new = trace(mixture.program, *args, **kwargs)
+    if new.event_shape != mixture.event_shape:
+        raise ValueError(
+            f"site {mixture.name!r} was fitted to rows of shape {mixture.event_shape} but the new "
+            f"data have rows of shape {new.event_shape}"
+        )
+    for name, site in mixture.sites.items():
+        if site.links and new.sites[name].shape != site.shape:
+            raise ValueError(
+                f"site {name!r} was fitted with shape {site.shape} but the new data need "
+                f"{new.sites[name].shape}"
+            )
+    return new
+
+
+def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> np.ndarray:
+    """``n`` new observations, (n, *event), at fixed params.
+
+    Where parameters differ by row, the rows of the data are taken at random with replacement.
+    """
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n must be a positive whole number, not {n!r}")
+    draws = {name: np.asarray(value)[None, None] for name, value in params.items()}
+    return replicate(key, mixture, draws, n)[0, 0]
+
+
+def simulate_posterior(
+    key: Any, mixture: Mixture, draws: dict[str, np.ndarray], n: int
+) -> np.ndarray:
+    """``n`` new observations, (n, *event), each at its own posterior draw taken at random."""
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n must be a positive whole number, not {n!r}")
+    choose, key = jax.random.split(key)
+    total = int(np.prod(next(iter(draws.values())).shape[:2]))
+    rows = np.asarray(jax.random.randint(choose, (n,), 0, total))
+    chosen = {k: v.reshape(total, *v.shape[2:])[rows][None] for k, v in draws.items()}
+    return replicate(key, mixture, chosen, 1)[0, :, 0]
+
+
+def replicate(
+    key: Any, mixture: Mixture, draws: dict[str, np.ndarray], n: int | None = None
+) -> np.ndarray:
+    """Data simulated at each of the draws {site: (chain, draw, *shape)}.
+
+    Returns (chain, draw, *rows, *event): a replicate of the whole data; with ``n``,
+    (chain, draw, n, *event): new rows.
+    """
+    with jax.enable_x64(True):
+        lead = next(iter(draws.values())).shape[:2]
+        total = lead[0] * lead[1]
+        flat = {name: jnp.asarray(v).reshape(total, *v.shape[2:]) for name, v in draws.items()}
+        keys = jax.random.split(key, total)
+
+        def one(key_and_params: Any) -> jax.Array:
+            return _draw(*key_and_params, mixture, n)
+
+        values = np.asarray(jax.jit(lambda kp: jax.lax.map(one, kp))((keys, flat)))
+    return values.reshape(*lead, *values.shape[1:])
+
+
+def _draw(key: Any, params: Params, mixture: Mixture, n: int | None) -> jax.Array:
+    args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
+    if not mixture.static_data:
+        args, kwargs = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, (args, kwargs)
+        )
+    fixed = handlers.substitute(handlers.seed(mixture.program, key), data=params)
+    with validation_enabled(is_validate=False):
+        site = handlers.trace(fixed).get_trace(*args, **kwargs)[mixture.name]
+        if n is None:
+            return site["fn"].sample(key)
+        base = peel(site["fn"])
+        if base.batch_shape == ():
+            return base.sample(key, (n,))
+        rows, draw = jax.random.split(key)
+        chosen = jax.random.randint(rows, (n,), 0, mixture.N)
+        whole = jax.vmap(site["fn"].sample)(jax.random.split(draw, n))
+        whole = whole.reshape(n, mixture.N, *mixture.event_shape)
+        return whole[jnp.arange(n), chosen]
