@@ -4,6 +4,7 @@ Nothing here imports bayesmix. Everything that is a number comes out in float64 
 """
 
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import log_density
+from programs import BY_ID
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -29,26 +31,11 @@ def x64():
     return jax.enable_x64(True)
 
 
-# ---------------------------------------------------------------------------- parameters of a program
+# -------------------------------------------------------------------------- parameters of a program
 
 
 def _is_latent(site):
     return site["type"] == "sample" and not site["is_observed"]
-
-
-def _image_of_normals(rng):
-    """Gives every latent site its support's image of 0.6 x unit normals: valid whatever the prior."""
-
-    def substitute(site):
-        if not _is_latent(site):
-            return None
-        fn = site["fn"]
-        to_support = biject_to(fn.support)
-        return to_support(
-            jnp.asarray(0.6 * rng.standard_normal(to_support.inverse_shape(fn.shape())))
-        )
-
-    return substitute
 
 
 def numpyro_trace(program, args=(), kwargs=None, params=None):
@@ -57,35 +44,56 @@ def numpyro_trace(program, args=(), kwargs=None, params=None):
     return handlers.trace(held).get_trace(*args, **(kwargs or {}))
 
 
-def draw_params(row, seed=0):
-    """One valid value of every latent site, drawn without the prior (which may be flat).
+@cache
+def _latent(row_id):
+    """{site: (support, unconstrained shape)}, read from an abstract run of the program."""
+    row, found = BY_ID[row_id], {}
 
-    Returns {site: float64 array}, in the constrained space.
-    """
-    with x64():
-        fill = _image_of_normals(np.random.default_rng(seed))
-        trace = handlers.trace(handlers.substitute(row.program, substitute_fn=fill)).get_trace(
-            *row.args, **row.kwargs
+    def fill(site):
+        if not _is_latent(site):
+            return None
+        fn = site["fn"]
+        to_support = biject_to(fn.support)
+        found[site["name"]] = fn.support, to_support.inverse_shape(fn.shape())
+        return to_support(jnp.zeros(found[site["name"]][1]))
+
+    def run(*args):
+        handlers.trace(handlers.substitute(row.program, substitute_fn=fill)).get_trace(
+            *args, **row.kwargs
         )
-        return {
-            name: np.asarray(site["value"], np.float64)
-            for name, site in trace.items()
-            if _is_latent(site)
-        }
 
-
-def supports(row, params):
-    """{site: NumPyro constraint} at these params."""
     with x64():
-        trace = numpyro_trace(row.program, row.args, row.kwargs, params)
-        return {name: trace[name]["fn"].support for name in params}
+        arrays = [a for a in row.args if isinstance(a, np.ndarray)]
+        others = [a for a in row.args if not isinstance(a, np.ndarray)]
+        jax.eval_shape(lambda *given: run(*given, *others), *arrays)
+    return found
+
+
+def supports(row):
+    """{site: NumPyro constraint} of the latent sites."""
+    return {name: support for name, (support, _) in _latent(row.id).items()}
+
+
+def draw_free(row, seed=0):
+    """Unconstrained coordinates of every latent site: 0.6 x unit normals, whatever the prior."""
+    rng = np.random.default_rng(seed)
+    return {n: 0.6 * rng.standard_normal(shape) for n, (_, shape) in _latent(row.id).items()}
+
+
+def draw_params(row, seed=0):
+    """One valid value of every latent site, {site: float64 array}, in the constrained space."""
+    maps, free = supports(row), draw_free(row, seed)
+    with x64():
+        params = jax.jit(lambda u: from_free(maps, u))(free)
+        return {name: np.asarray(value) for name, value in params.items()}
 
 
 def to_free(row, params):
     """Unconstrained coordinates of params."""
     with x64():
-        maps = supports(row, params)
-        return {n: np.asarray(biject_to(maps[n]).inv(jnp.asarray(v))) for n, v in params.items()}
+        inverse = {n: biject_to(support).inv for n, support in supports(row).items()}
+        free = jax.jit(lambda p: {n: inverse[n](v) for n, v in p.items()})(dict(params))
+        return {name: np.asarray(value) for name, value in free.items()}
 
 
 def from_free(maps, free):
@@ -93,7 +101,12 @@ def from_free(maps, free):
     return {name: biject_to(maps[name])(value) for name, value in free.items()}
 
 
-# ------------------------------------------------------------------------------- NumPyro's own answers
+def compiled(function):
+    """jit without the expensive passes of the compiler: these graphs run only a few times."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+# ---------------------------------------------------------------------------- NumPyro's own answers
 
 
 def numpyro_log_joint(row, params, args=None):
@@ -135,7 +148,7 @@ def other_terms(row, params, args=None, latent=True):
     return total
 
 
-# ---------------------------------------------------------------------------------------- enumeration
+# -------------------------------------------------------------------------------------- enumeration
 
 
 def enumerate_assignments(terms):
@@ -152,7 +165,7 @@ def enumerate_assignments(terms):
     return total, resp
 
 
-# --------------------------------------------------------------------------------------- permutations
+# ------------------------------------------------------------------------------------- permutations
 
 
 def permute(params, axes, perm):

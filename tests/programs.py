@@ -1,8 +1,9 @@
 """The table of NumPyro programs that every conformance test runs over.
 
-One row is a program, its data, and what a careful reader expects to be found in it: which sites have a
-closed-form update, where the cluster axis is, which clusters may be swapped. Nothing here imports bayesmix:
-the table is the outside view. A new family or prior adds one row and inherits all properties.
+One row is a program, its data, and what a careful reader expects to be found in it: which sites
+have a closed-form update, where the cluster axis is, which clusters may be swapped. Nothing here
+imports bayesmix: the table is the outside view. A new family or prior adds one row and inherits all
+properties.
 """
 
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from scipy import stats
 
 CLUSTER = {"event_dims": ["cluster"]}
 
-# ----------------------------------------------------------------------------------------------- data
-# Small, on a scale of about one, and with clusters that overlap enough for responsibilities to matter.
+# --------------------------------------------------------------------------------------------- data
+# Small, on a scale of about one, and with clusters that overlap enough for responsibilities to
+# matter.
 
 _rng = np.random.default_rng(20)
 Y = np.concatenate([_rng.normal(-1.2, 0.7, 22), _rng.normal(1.1, 0.9, 18)])
@@ -51,7 +53,7 @@ WEIGHTS = _rng.integers(1, 4, Y.size).astype(float)
 KEEP = _rng.random(Y.size) < 0.8
 
 
-# ------------------------------------------------------------------------------------------- programs
+# ----------------------------------------------------------------------------------------- programs
 # Helpers stay tiny so that each program still reads as what a user would write.
 
 
@@ -585,7 +587,7 @@ def normal_and_uniform(x):
         numpyro.sample("x", mixture, obs=x)
 
 
-# ------------------------------------------------------------------- component densities, from SciPy
+# ------------------------------------------------------------------ component densities, from SciPy
 # params -> log w_k + log f(x_n | phi_k), shape (N, K): the only input of the enumeration oracle.
 
 
@@ -609,8 +611,7 @@ def _scipy_mvn(p, x):
 
 def _scipy_product(p, x):
     scale = p["scale"] if "scale" in p else np.sqrt(p["var"])
-    K, D = p["loc"].shape
-    if scale.shape == (K,) and "var" in p and p["var"].shape == (K,) and p.get("_spherical", False):
+    if p.get("_spherical", False):
         scale = scale[:, None]
     terms = stats.norm.logpdf(x[:, None, :], p["loc"], scale).sum(-1)
     return np.log(p["weights"]) + terms
@@ -696,10 +697,10 @@ class Row:
     """One program and what a careful reader finds in it.
 
     plan : latent site -> "closed" | "ascent" | "any" (the issue does not promise one).
-    axes : latent site -> position of the cluster axis, None where the site is shared by all clusters.
+    axes : latent site -> position of the cluster axis, None where all clusters share the site.
     classes : sets of clusters that may be swapped without changing the log joint.
-    proper : every prior integrates.  bounded : the log joint has a supremum for any data
-    (None: depends on the data, nothing is promised).
+    proper : every prior integrates.
+    bounded : the log joint has a supremum for any data (None: depends on the data).
     terms : (params, x) -> log w_k + log f(x_n | phi_k) from SciPy, (N, K).
     """
 
@@ -734,7 +735,7 @@ class Row:
 
 def _row(id, program, args, K, family, plan, *, axes=None, swap=True, **kw):
     """A row whose sites all carry the cluster axis first, unless told otherwise."""
-    axes = {name: 0 for name in plan} | (axes or {})
+    axes = dict.fromkeys(plan, 0) | (axes or {})
     classes = (tuple(range(K)),) if swap else tuple((k,) for k in range(K))
     return Row(id, program, args, K, family, plan, axes, classes, **kw)
 
@@ -744,8 +745,8 @@ NIG_PLAN = {"weights": C, "loc": C, "var": C}
 FREE = {"proper": False, "bounded": False}
 
 PROGRAMS = [
-    _row("normal_inverse_gamma_variance", normal_inverse_gamma_variance, (Y,), 2, "Normal", NIG_PLAN,
-         terms=_scipy_normal),
+    _row("normal_inverse_gamma_variance", normal_inverse_gamma_variance, (Y,), 2, "Normal",
+         NIG_PLAN, terms=_scipy_normal),
     _row("normal_three", normal_inverse_gamma_variance, (Y3,), 3, "Normal", NIG_PLAN,
          kwargs={"K": 3}, terms=_scipy_normal),
     _row("normal_one", normal_inverse_gamma_variance, (Y,), 1, "Normal", NIG_PLAN,

@@ -1,11 +1,11 @@
 """EM against R: mclust's maximum likelihood for every structure, and MAP with written-out priors.
 
-mclust's tables (R 4.2.2, mclust 6.0.0) are local optima from one hierarchical start, so more is welcome and
-less is a failure. `map_*` files give the prior, the objective and the parameters to 12 digits, checked there
-by one independent MAP-EM step.
+mclust's tables (R 4.2.2, mclust 6.0.0) are local optima from one hierarchical start, so more is
+welcome and less is a failure. `map_*` files give the prior, the objective and the parameters to 12
+digits, checked there by one independent MAP-EM step.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ SETS = {
     "thyroid": ["RT3U", "T4", "T3", "TSH", "DTSH"],
     "diabetes": ["glucose", "insulin", "sspg"],
 }
-# What is left of a log likelihood when EM stops at an estimated 1e-9 nats, with a thousandfold reserve.
+# What is left of a log likelihood when EM stops at an estimated 1e-9 nats, with a thousandfold
+# reserve.
 SLACK = 1e-6
 
 
@@ -38,7 +39,7 @@ def _data(reference, name):
     return reference(f"data/{name}.csv")[SETS[name]].to_numpy(float)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fit(name, covariance, G, shape, data):
     x = np.frombuffer(data).reshape(shape)
     program = bm.models.gaussian(G, covariance=covariance, prior="flat")
@@ -49,7 +50,9 @@ def _fit(name, covariance, G, shape, data):
 @pytest.mark.parametrize("covariance", STRUCTURES)
 @pytest.mark.parametrize("name", SETS)
 def test_reaches_mclusts_maximum_likelihood(reference, name, covariance, which):
-    """Flat priors: the best mode that passes our own regularity check is at least as high as mclust's."""
+    """Flat priors: the best mode that passes our own regularity check is at least as high as
+    mclust's.
+    """
     table = _table(reference, name, STRUCTURES[covariance])
     ranked = sorted((r for r in table.values() if r["BIC"] is not None), key=lambda r: -r["BIC"])
     G = ranked[0]["G"] if which == "best" else int(which)
@@ -85,7 +88,7 @@ def test_same_solution_gives_mclusts_icl(reference):
     assert em.icl == pytest.approx(-row["ICL"], abs=0.1)
 
 
-# ------------------------------------------------------------------------------- MAP, prior written out
+# --------------------------------------------------------------------------- MAP, prior written out
 
 MAPS = ["faithful_G2", "faithful_G3", "iris_G2", "iris_G3", "galaxies_mass_per1000_G3",
         "galaxies_mass_per1000_G4", "stamps_G3"]  # fmt: skip

@@ -1,10 +1,11 @@
 """NUTS against answers without Monte-Carlo error, and against gold posteriors from other samplers.
 
-`exact/*` integrates the parameters out by visiting all K^n assignments; what does not depend on labels is
-compared (co-clustering, sum of squared weights, predictive densities), and everything where the priors tell
-the clusters apart. `posterior/*` is an independent Gibbs sampler (or R's bayesm, or posteriordb) whose draws
-were relabelled by sorted means: the same rule is applied to ours. Tolerances are Z standard errors, Z from
-FALSE_ALARM. A posterior is sampled once and shared by all tests that read it.
+`exact/*` integrates the parameters out by visiting all K^n assignments; what does not depend on
+labels is compared (co-clustering, sum of squared weights, predictive densities), and everything
+where the priors tell the clusters apart. `posterior/*` is an independent Gibbs sampler (or R's
+bayesm, or posteriordb) whose draws were relabelled by sorted means: the same rule is applied to
+ours. Tolerances are Z standard errors, Z from FALSE_ALARM. A posterior is sampled once and shared
+by all tests that read it.
 """
 
 import jax
@@ -57,7 +58,7 @@ def posterior(name, program, *args, draws=1500, warmup=500, restarts=8):
     return _posteriors[name]
 
 
-# --------------------------------------------------------------- exact answers, all assignments visited
+# ----------------------------------------------------------- exact answers, all assignments visited
 
 
 def _observe(weights, components, x):
@@ -185,7 +186,8 @@ ONE = [1.0, 1.0]
 EXACT = {
     "norm_known_var_K2_asym": (
         known_variance([-1.0, 2.0], [4.0, 1.0], [2.0, 1.0], [1.0, 0.5]), _normal_terms([1.0, 0.5])),
-    "norm_known_var_K2_exch": (known_variance([0.0, 0.0], [9.0, 9.0], ONE, 1.0), _normal_terms(1.0)),
+    "norm_known_var_K2_exch": (
+        known_variance([0.0, 0.0], [9.0, 9.0], ONE, 1.0), _normal_terms(1.0)),
     "norm_known_var_K3_exch": (
         known_variance([0.0] * 3, [4.0] * 3, [0.5] * 3, 0.5), _normal_terms(0.5)),
     "norm_known_var_fixedw": (fixed_weights, _fixed_terms),
@@ -212,7 +214,7 @@ def _exact(reference, name):
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_coclustering(reference, name):
     """p(z_i = z_j | x): the mean over draws of R R' off its diagonal, 28 pairs."""
-    facts, x, terms, result, samples = _exact(reference, name)
+    facts, x, terms, _, samples = _exact(reference, name)
     resp = softmax(terms(samples, x), -1)
     pairs = np.triu_indices(len(x), 1)
     together = (resp @ np.swapaxes(resp, -1, -2))[..., pairs[0], pairs[1]]
@@ -277,11 +279,13 @@ def test_chains_agree_on_what_does_not_depend_on_labels(reference, name):
     assert result.sample_stats["diverging"].mean() < 0.02
 
 
-# ------------------------------------------------------------------------------------- gold posteriors
+# ---------------------------------------------------------------------------------- gold posteriors
 
 
 def normals(K, loc, alpha, spread):
-    """K univariate Normals; spread is ("inverse gamma", shape, scale) on variances or ("half normal", sd)."""
+    """K univariate Normals; spread is ("inverse gamma", shape, scale) on variances or ("half
+    normal", sd).
+    """
 
     def program(x):
         weights = _weights([alpha] * K)
@@ -363,7 +367,9 @@ def test_posteriordb_reference_draws(reference):
 
 
 def test_ordered_means_trap(reference):
-    """Our exchangeable posterior is the Gibbs sampler's, and not what ordered means gave (14 % missed)."""
+    """Our exchangeable posterior is the Gibbs sampler's, and not what ordered means gave (14 %
+    missed).
+    """
     gold, draws, _ = _gold(reference, "galaxies_corrected_chib_K2_gibbs")
     trap = reference("posterior/galaxies_corrected_chib_NUTS_ORDERED_TRAP_K2.json")
     trap = {row["variable"]: row for row in trap["summary"]}
@@ -376,7 +382,9 @@ def test_ordered_means_trap(reference):
 
 
 def test_bayesm_multivariate_posterior(reference):
-    """R's bayesm on standardised faithful: normal-inverse-Wishart, sorted by the first column's mean."""
+    """R's bayesm on standardised faithful: normal-inverse-Wishart, sorted by the first column's
+    mean.
+    """
     facts = reference("posterior/bayesm_faithful_K2.json")
     x = reference("data/faithful.csv")[facts["columns"]].to_numpy(float)
     x = (x - np.asarray(facts["center"])) / np.asarray(facts["scale"])
@@ -398,7 +406,7 @@ def test_bayesm_multivariate_posterior(reference):
         assert abs(draws.std() - row["sd"]) <= Z * error, row["variable"]
 
 
-# ------------------------------------------------------------------------------------ what NUTS refuses
+# -------------------------------------------------------------------------------- what NUTS refuses
 
 
 @pytest.mark.parametrize(

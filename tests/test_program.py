@@ -1,6 +1,7 @@
 """The reader of programs: what `bm.trace` finds, prints, refuses, and does not do."""
 
 import time
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,20 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-def mixture_of(row):
+@cache
+def _mixture(row_id):
+    return _fresh(BY_ID[row_id])
+
+
+def _fresh(row):
     return bm.trace(row.program, *row.args, **row.kwargs)
 
 
-# ------------------------------------------------------------------------------------------ what it finds
+def mixture_of(row):
+    return _mixture(row.id)
+
+
+# ------------------------------------------------------------------------------------ what it finds
 
 
 @rows
@@ -60,7 +70,7 @@ def test_finds_the_data(row):
     np.testing.assert_array_equal(np.asarray(mixture.value), row.x)
     event = len(row.x.shape) - len(mixture.rows)
     assert row.x.shape == (*mixture.rows, *row.x.shape[len(row.x.shape) - event :])
-    assert mixture.N == np.prod(mixture.rows)
+    assert np.prod(mixture.rows) == mixture.N
     assert len(mixture.row_dims) == len(mixture.rows)
     assert len(mixture.event_dims) == event
 
@@ -104,7 +114,7 @@ def test_names_of_a_data_frame_are_kept():
     assert bm.trace(BY_ID["mvn_niw"].program, X).columns is None
 
 
-# ------------------------------------------------------------------------------------------- what it shows
+# ------------------------------------------------------------------------------------ what it shows
 
 
 @rows
@@ -123,40 +133,36 @@ def test_printed_table_names_sites_priors_and_updates(row):
             assert "closed" not in line
 
 
-# --------------------------------------------------------------------------------------- what it must not do
+# ------------------------------------------------------------------------------ what it must not do
 
 
 @rows
-def test_never_samples(row, monkeypatch):
+def test_neither_samples_nor_compiles(row, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("bm.trace drew a sample")
 
-    for cls in _all_subclasses(dist.Distribution):
+    # numpyro.factor calls Unit.sample itself, which draws nothing.
+    for cls in _all_subclasses(dist.Distribution) - {dist.Unit}:
         if "sample" in vars(cls):
             monkeypatch.setattr(cls, "sample", refuse)
-    mixture_of(row)
+    COMPILATIONS.clear()
+    with x64():
+        str(_fresh(row))
+    assert COMPILATIONS == []
 
 
 def _all_subclasses(cls):
     return {cls}.union(*(_all_subclasses(sub) for sub in cls.__subclasses__()))
 
 
-@rows
-def test_never_compiles(row):
-    COMPILATIONS.clear()
-    with x64():
-        str(mixture_of(row))
-    assert COMPILATIONS == []
-
-
 def test_takes_less_than_a_second_of_cpu():
     for row_id in ("mvn_lkj", "normal_hierarchical", "regression"):
         start = time.process_time()
-        mixture_of(BY_ID[row_id])
+        _fresh(BY_ID[row_id])
         assert time.process_time() - start < 1.0
 
 
-# -------------------------------------------------------------------------------------- data that change
+# --------------------------------------------------------------------------------- data that change
 
 
 def test_data_in_a_closure_are_never_stale():
@@ -235,10 +241,10 @@ def test_a_program_may_need_concrete_data():
         assert float(bm.log_joint(mixture, params)) == pytest.approx(expected, rel=1e-12)
 
 
-# -------------------------------------------------------------------------------------- what it refuses
+# ---------------------------------------------------------------------------------- what it refuses
 
 
-def _mixture(weights, components):
+def _msf(weights, components):
     return dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
 
 
@@ -254,7 +260,7 @@ def _unmarginalised(x):
         loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
     count = numpyro.sample("count", dist.Poisson(3.0))
     with numpyro.plate("obs_id", x.shape[0]):
-        numpyro.sample("x", _mixture(weights, dist.Normal(loc + count, 1.0)), obs=x)
+        numpyro.sample("x", _msf(weights, dist.Normal(loc + count, 1.0)), obs=x)
 
 
 def _two_mixtures(x):
@@ -262,8 +268,8 @@ def _two_mixtures(x):
     with numpyro.plate("cluster", 2):
         loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
     with numpyro.plate("obs_id", x.shape[0]):
-        numpyro.sample("height", _mixture(weights, dist.Normal(loc, 1.0)), obs=x)
-        numpyro.sample("breadth", _mixture(weights, dist.Normal(loc, 2.0)), obs=x)
+        numpyro.sample("height", _msf(weights, dist.Normal(loc, 1.0)), obs=x)
+        numpyro.sample("breadth", _msf(weights, dist.Normal(loc, 2.0)), obs=x)
 
 
 def _subsampled(x):
@@ -271,7 +277,7 @@ def _subsampled(x):
     with numpyro.plate("cluster", 2):
         loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
     with numpyro.plate("shoal", x.shape[0], subsample_size=10) as rows:
-        numpyro.sample("x", _mixture(weights, dist.Normal(loc, 1.0)), obs=x[rows])
+        numpyro.sample("x", _msf(weights, dist.Normal(loc, 1.0)), obs=x[rows])
 
 
 def _wrong_number_of_weights(x):
@@ -279,7 +285,7 @@ def _wrong_number_of_weights(x):
     with numpyro.plate("cluster", 2):
         loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
     with numpyro.plate("obs_id", x.shape[0]):
-        numpyro.sample("x", _mixture(weights, dist.Normal(loc, 1.0)), obs=x)
+        numpyro.sample("x", _msf(weights, dist.Normal(loc, 1.0)), obs=x)
 
 
 def _wrong_rows(x):
@@ -287,7 +293,7 @@ def _wrong_rows(x):
     with numpyro.plate("cluster", 2):
         loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
     with numpyro.plate("obs_id", 7):
-        numpyro.sample("x", _mixture(weights, dist.Normal(loc, 1.0)), obs=x)
+        numpyro.sample("x", _msf(weights, dist.Normal(loc, 1.0)), obs=x)
 
 
 def _unobserved(x):
@@ -295,7 +301,7 @@ def _unobserved(x):
     with numpyro.plate("cluster", 2):
         loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
     with numpyro.plate("obs_id", x.shape[0]):
-        numpyro.sample("x", _mixture(weights, dist.Normal(loc, 1.0)))
+        numpyro.sample("x", _msf(weights, dist.Normal(loc, 1.0)))
 
 
 WITH_NAN = X.copy()
@@ -312,7 +318,7 @@ REFUSED = [
     ("two mixtures", _two_mixtures, (Y,), ["height", "breadth"]),
     ("subsampled plate", _subsampled, (Y,), ["shoal", "subsample"]),
     ("K of weights", _wrong_number_of_weights, (Y,), ["weights", "loc", "3", "2"]),
-    ("rows and plate", _wrong_rows, (Y,), ["obs_id", "7", "40"]),
+    ("rows and plate", _wrong_rows, (Y,), ["'x'", "plate", "7", "40"]),
     ("no data", _unobserved, (Y,), ["x", "obs"]),
     ("columns of data", BY_ID["mvn_niw"].program, (Y,), []),
     ("NaN in a matrix", BY_ID["mvn_niw"].program, (WITH_NAN,), ["NaN", "row 7", "column 1"]),
@@ -354,8 +360,11 @@ def test_refuses_data_outside_the_support(data, row_id, words):
 
 
 def test_errors_of_the_program_itself_come_through():
+    """A mistake in the user's own code is shown as itself, at least as the cause."""
+
     def program(x):
         raise ZeroDivisionError("my own mistake")
 
-    with pytest.raises(ZeroDivisionError, match="my own mistake"):
+    with pytest.raises(Exception, match="my own mistake") as caught:
         bm.trace(program, Y)
+    assert ZeroDivisionError in {type(caught.value), type(caught.value.__cause__)}
