@@ -16,6 +16,7 @@ the numbers come from `bayesmix.density`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesmix import density
+from bayesmix.predict import replicate
 
 if TYPE_CHECKING:
     import xarray
@@ -54,7 +56,7 @@ def em_tree(result: Any, *, prior_key: Any = None, predictive_key: Any = None) -
         "n_parameters": result.n_parameters,
         "converged": result.converged,
         "stop": result.stop,
-        "start_policy": f"{result.settings.get('restarts', 1)} starts, the best regular mode kept",
+        "start_policy": _em_policy(result),
     }
     return _tree(
         result,
@@ -66,6 +68,11 @@ def em_tree(result: Any, *, prior_key: Any = None, predictive_key: Any = None) -
         prior_key=prior_key,
         predictive_key=predictive_key,
     )
+
+
+def _em_policy(result: Any) -> str:
+    starts = result.settings.get("restarts", 1)
+    return f"{starts} starts, the best regular mode" if starts != 1 else "one start"
 
 
 def nuts_tree(result: Any, *, prior_key: Any = None, predictive_key: Any = None) -> xarray.DataTree:
@@ -323,48 +330,42 @@ def _requested(
     predictive_key: Any,
 ) -> dict[str, xarray.Dataset]:
     """Prior, prior predictive and posterior predictive draws, where a key asks for them."""
-    observed = {layout.observed: (*layout.rows, *layout.event)}
-    shape = next(iter(draws.values())).shape[:2]
+
+    def replicates(key: Any, draws: dict[str, np.ndarray]) -> xarray.Dataset:
+        values = {layout.observed: replicate(key, mixture, draws)}
+        return layout.group(values, {layout.observed: (*layout.rows, *layout.event)})
+
     out = {}
     if prior_key is not None:
-        drawn = _prior(prior_key, mixture, shape)
-        out["prior"] = layout.sites({site: drawn[site] for site in mixture.sites})
-        out["prior_predictive"] = layout.group({layout.observed: drawn[mixture.name]}, observed)
+        import jax
+
+        for_sites, for_data = jax.random.split(prior_key)
+        prior = _prior(for_sites, mixture, next(iter(draws.values())).shape[:2])
+        out["prior"] = layout.sites(prior)
+        out["prior_predictive"] = replicates(for_data, prior)
     if predictive_key is not None:
-        again = _replicates(predictive_key, mixture, draws)
-        out["posterior_predictive"] = layout.group({layout.observed: again}, observed)
+        out["posterior_predictive"] = replicates(predictive_key, draws)
     return out
 
 
 def _prior(key: Any, mixture: Any, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Latent sites and replicates of the data from the program's priors, (*shape, ...)."""
+    """The latent sites drawn from the program's priors, {site: (*shape, ...)}."""
+    import jax
+    from numpyro.infer import Predictive
+
     improper = [name for name, site in mixture.sites.items() if site.improper]
     if improper:
         raise ValueError(
             f"site {improper[0]!r} has an improper prior, which cannot be drawn from: leave out "
             "prior_key, or give the site a proper prior"
         )
-    count = int(np.prod(shape))
-    drawn = _predict(key, mixture, [*mixture.sites, mixture.name], num_samples=count)
-    return {site: value.reshape(*shape, *value.shape[1:]) for site, value in drawn.items()}
-
-
-def _replicates(key: Any, mixture: Any, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One replicate of the data per draw, (chain, draw, *rows, *event)."""
-    given = {"posterior_samples": dict(draws), "batch_ndims": 2}
-    return _predict(key, mixture, [mixture.name], **given)[mixture.name]
-
-
-def _predict(key: Any, mixture: Any, sites: list[str], **how: Any) -> dict[str, np.ndarray]:
-    """NumPyro's own Predictive; the data stay arguments, but the observed site is drawn anew."""
-    import jax
-    from numpyro.handlers import uncondition
-    from numpyro.infer import Predictive
-
     args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
     with jax.enable_x64(True):
-        free = Predictive(uncondition(mixture.program), return_sites=sites, **how)
-        return {site: np.asarray(value) for site, value in free(key, *args, **kwargs).items()}
+        draw = Predictive(
+            mixture.program, num_samples=math.prod(shape), return_sites=list(mixture.sites)
+        )
+        drawn = {site: np.asarray(value) for site, value in draw(key, *args, **kwargs).items()}
+    return {site: value.reshape(*shape, *value.shape[1:]) for site, value in drawn.items()}
 
 
 # Attributes: numbers and text only, as netCDF holds nothing else.
@@ -406,7 +407,7 @@ def _left_out(
     if resp is not None:
         return {}
     shape = next(iter(draws.values())).shape[:2]
-    size = 8 * int(np.prod(shape)) * mixture.N * mixture.K / 1e6
+    size = 8 * math.prod(shape) * mixture.N * mixture.K / 1e6
     limit = RESP_BYTES / 1e6
     return {"responsibilities_left_out": f"{size:.0f} MB, above the limit of {limit:.0f} MB"}
 
