@@ -13,7 +13,9 @@ from bayesmix.density import (
 from bayesmix.em import EM, EMResult
 from bayesmix.families import family
 from bayesmix.mstep import rule
+from bayesmix.nuts import NUTS, NUTSResult
 from bayesmix.program import Mixture, trace
+from bayesmix.relabel import relabel
 
 try:
     __version__ = version("bayesmix")
@@ -23,7 +25,9 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 __all__ = [
     "EM",
     "EMResult",
+    "NUTS",
     "Mixture",
+    "NUTSResult",
     "datasets",
     "expected_log_joint",
     "family",
@@ -31,6 +35,7 @@ __all__ = [
     "log_joint",
     "log_prior",
     "models",
+    "relabel",
     "responsibilities",
     "rule",
     "trace",
