@@ -2,13 +2,15 @@
 
 import itertools
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
 import xarray
 
-from bayesmix import relabel as room
 from bayesmix.relabel import ecr, relabel
+
+room = import_module("bayesmix.relabel")  # bayesmix.relabel is the function of that name
 
 
 def by_brute_force(resp, pivot, weights, permutations):
