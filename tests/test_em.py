@@ -1,5 +1,6 @@
 """EM as a user meets it: ascent, honesty of what is reported, doors, invariances, bad priors."""
 
+import re
 from functools import cache
 
 import jax
@@ -41,8 +42,8 @@ def assert_monotone(em, terms):
 # One run per row of the whole table would take minutes; these cover every kind of update.
 FITTED = [
     "normal_inverse_gamma_variance", "normal_three", "normal_one", "normal_flat",
-    "normal_half_normal", "normal_log_normal_scale", "normal_nig", "normal_tied_variance", "normal_shared_loc",
-    "normal_hierarchical", "normal_ordered_loc", "normal_softmax_weights", "normal_fixed_weights",
+    "normal_half_normal", "normal_log_normal_scale", "normal_nig", "normal_tied_variance",
+    "normal_shared_loc", "normal_hierarchical", "normal_ordered_loc", "normal_softmax_weights", "normal_fixed_weights",
     "normal_beta_weight", "normal_scaled_rows", "normal_conditioned", "normal_two_plates",
     "normal_extra_terms", "mvn_niw", "mvn_tied", "mvn_lkj", "product_spherical", "product_flat",
     "poisson_gamma", "bernoulli_product", "exponential_gamma", "student_t", "regression",
@@ -54,25 +55,21 @@ FITTED = [
 def test_reports_what_it_found(row_id):
     """History rises, the reported numbers belong to the reported params, NumPyro agrees."""
     row, em = BY_ID[row_id], fitted(row_id)
-    with x64():
-        value = oracles.numpyro_log_joint(row, em.params)
-        terms = np.asarray(oracles.numpyro_component_log_probs(row, em.params))
-        pointwise = logsumexp(terms, -1)
+    value, slope, pointwise = _numpyros_view(row, em.params)
     size = np.abs(pointwise).sum() + 1.0
     assert_monotone(em, pointwise)
     assert em.converged is True
     assert isinstance(em.stop, str)
     assert len(em.stop.split()) > 3
-    assert abs(em.log_joint - float(value)) <= ROUNDING * size
+    assert abs(em.log_joint - value) <= ROUNDING * size
     assert abs(em.history[-1] - em.log_joint) <= ROUNDING * size
     expected = np.asarray(pointwise)
     if row_id == "normal_scaled_rows":
         expected = expected * row.args[1]
     assert abs(em.log_likelihood - expected.sum()) <= ROUNDING * size
-    # A mode of the log joint over the constrained sites. The last step promises 1e-9 nats to go, and
-    # a quadratic that far from its top has a slope of at most sqrt(2 x 1e-9 x curvature).
-    constrained_grad = _projected_gradient(row, em.params)
-    assert constrained_grad <= 1e-3 * np.sqrt(row.x.size)
+    # A mode over the constrained sites. The last step promises 1e-9 nats to go, and a quadratic that
+    # far from its top has a slope of at most sqrt(2 x 1e-9 x curvature).
+    assert slope <= 1e-3 * np.sqrt(row.x.size)
     assert all(isinstance(value, np.ndarray) for value in em.params.values())
     assert {n: v.shape for n, v in em.params.items()} == {
         n: v.shape for n, v in oracles.draw_params(row).items()
@@ -81,17 +78,24 @@ def test_reports_what_it_found(row_id):
     assert em.seconds > 0
 
 
-def _projected_gradient(row, params):
-    """Largest slope of NumPyro's log joint along moves that stay in the constraint.
+def _numpyros_view(row, params):
+    """NumPyro's log joint, its largest slope along the constraint, and the rows' log densities.
 
     The free coordinates map onto the support, so the gradient of the *constrained* density with
     respect to them is zero exactly at EM's mode (no Jacobian is added).
     """
     maps = oracles.supports(row)
+
+    def view(free):
+        held = oracles.from_free(maps, free)
+        terms = oracles.numpyro_component_log_probs(row, held)
+        return oracles.numpyro_log_joint(row, held), jax.nn.logsumexp(terms, -1)
+
     with x64():
-        free = {n: jnp.asarray(v) for n, v in oracles.to_free(row, params).items()}
-        grad = jax.grad(lambda u: oracles.numpyro_log_joint(row, oracles.from_free(maps, u)))(free)
-        return max(float(jnp.abs(g).max()) for g in grad.values())
+        both = jax.value_and_grad(view, has_aux=True)
+        (value, pointwise), grad = oracles.compiled(both)(oracles.to_free(row, params))
+        slope = max(float(np.abs(g).max(initial=0.0)) for g in map(np.asarray, grad.values()))
+        return float(value), slope, np.asarray(pointwise)
 
 
 @pytest.mark.parametrize("row_id", ["normal_nig", "mvn_niw", "poisson_gamma", "bernoulli_product"])
@@ -234,7 +238,7 @@ def test_new_data_of_the_same_shape_are_never_stale():
     program = BY_ID["normal_nig"].program
     shifted = em_of(program, Y + 100.0)
     plain = em_of(program, Y)
-    assert abs(shifted.params["loc"].mean() - plain.params["loc"].mean()) > 50
+    assert shifted.params["loc"].max() > 50 > plain.params["loc"].max()
     assert shifted.log_joint != plain.log_joint
     box = {"x": Y}
 
@@ -445,6 +449,9 @@ def test_permutations_are_one_mode():
 # ------------------------------------------------------------------- priors that leave it unbounded
 
 
+NO_MAXIMUM = re.compile("no maximum|unbounded|infinity")
+
+
 @pytest.mark.parametrize(
     "row_id, site",
     [("normal_half_normal", "scale"), ("mvn_lkj", "corr"), ("mvn_flat", "cov"),
@@ -453,13 +460,13 @@ def test_permutations_are_one_mode():
 )  # fmt: skip
 def test_unbounded_priors_are_told_in_words(row_id, site):
     notes = " ".join(fitted(row_id).notes)
-    assert "unbounded" in notes.lower()
+    assert NO_MAXIMUM.search(notes)
     assert site in notes or (site == "corr" and "sigma" in notes)
 
 
 @pytest.mark.parametrize("row", [r for r in PROGRAMS if r.bounded and r.id in FITTED], ids=str)
 def test_bounded_priors_raise_no_alarm(row):
-    assert "unbounded" not in " ".join(fitted(row.id).notes).lower()
+    assert not NO_MAXIMUM.search(" ".join(fitted(row.id).notes))
 
 
 def _half_normal(x, K=2):
@@ -495,10 +502,10 @@ def test_a_start_on_one_point_is_called_degenerate():
         "loc": np.array([0.0, 9.0]),
         "scale": np.array([1.5, 1e-3]),
     }
-    with pytest.warns(UserWarning, match="degenerate|singular|regular|collapsed"):
-        em = em_of(BY_ID["normal_half_normal"].program, x, run={"init_params": start})
+    em = em_of(BY_ID["normal_half_normal"].program, x, run={"init_params": start})
     assert not em.modes[0].regular
     assert em.modes[0].reason
+    assert em.modes[0].reason in " ".join(em.notes)
     assert not em.converged or np.isfinite(em.log_joint)
     assert all(np.all(np.isfinite(v)) for v in em.params.values())
 
