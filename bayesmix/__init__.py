@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from bayesmix import datasets, models
+from bayesmix.certify import certify
 from bayesmix.density import (
     expected_log_joint,
     log_density,
@@ -28,6 +29,7 @@ __all__ = [
     "NUTS",
     "Mixture",
     "NUTSResult",
+    "certify",
     "datasets",
     "expected_log_joint",
     "family",

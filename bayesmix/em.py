@@ -357,7 +357,7 @@ def _elements(mixture: Mixture, params: Params) -> Any:
         site = mixture.sites[name]
         for position, element in np.ndenumerate(value):
             labels = [
-                mixture.columns[i] if dim.startswith("column") and mixture.columns else str(i)
+                mixture.columns[i] if dim.startswith("feature") and mixture.columns else str(i)
                 for i, dim in zip(position, site.dims, strict=True)
             ]
             yield f"{name}[{', '.join(labels)}]" if labels else name, float(element)

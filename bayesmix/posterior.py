@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 RESP_BYTES = 256 * 10**6
 SAMPLE = ("chain", "draw")
 # Dims that ArviZ uses itself; an axis of the program that carries such a name is renamed.
-RESERVED = frozenset({*SAMPLE, "sample", "quantile", "ci_bound", "plot_axis", "rank"})
+# Names that ArviZ uses for axes of its own; `column` is how its forest and ridge plots lay out panels.
+RESERVED = frozenset({*SAMPLE, "sample", "quantile", "ci_bound", "plot_axis", "rank", "column"})
 # `lp` of NUTS is the density of the unconstrained sites; `log_joint` that of the constrained ones.
 INTEGER_STATS = frozenset({"n_steps", "tree_depth"})
 

@@ -7,10 +7,11 @@ Everything that fits a mixture works on that graph, so the objective is the prog
 second version of it. This is the only room that knows NumPyro's handlers.
 """
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
 from bayesmix.arguments import Arguments, read_arguments
-from bayesmix.graph import Axes, Graph, Node, axes, evaluate, symbol, unary_map
+from bayesmix.graph import Axes, Graph, Node, axes, core, evaluate, symbol, unary_map
 
 Params = dict[str, Any]
 
@@ -188,7 +189,7 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
         except _NEEDS_VALUES:
             reading, found = _read(program, arguments, static_data=True)
             static_data = True
-    mixture = _assemble(program, arguments, reading, found, static_data)
+        mixture = _assemble(program, arguments, reading, found, static_data)
     _check_data(mixture)
     return mixture
 
@@ -433,10 +434,7 @@ def _row_scale(site: dict[str, Any], masks: list[Any], rows: tuple[int, ...]) ->
     factors += [jnp.asarray(mask, float) for mask in masks if mask is not True]
     if not factors:
         return None
-    product = jnp.ones(())
-    for factor in factors:
-        product = product * factor
-    return jnp.broadcast_to(product, rows)
+    return jnp.broadcast_to(reduce(operator.mul, factors), rows)
 
 
 def _mixing_values(mixing: Any) -> Any:
@@ -553,13 +551,17 @@ def _family_name(mixture: Any) -> str:
 
 
 def _concrete(reading: Reading, node: Node) -> np.ndarray:
-    """The value of a node that is plainly data; computed data are evaluated."""
+    """The value of a node that is data; only data that the program computes are evaluated."""
     if node.depends:
         raise ValueError(
             "the data or the scale of the mixture site depend on latent sites: they must be fixed"
         )
-    if node.number in reading.data:
-        return reading.data[node.number]
+    source = core(node)
+    if source.number in reading.data and source.shape == node.shape:
+        return reading.data[source.number]
+    if source.label == "literal" or (source.number in reading.data and not source.shape):
+        value = source.value if source.label == "literal" else reading.data[source.number]
+        return np.full(node.shape, value.item(), float)
     return np.asarray(evaluate([node], dict(reading.data))[0])
 
 
@@ -578,6 +580,7 @@ def _cluster_axes(
         lead = len(component.batch_shape) - 1
         for node in reading.leaves[0].values():
             labels |= axes(node, memo)[lead]
+        labels |= axes(reading.components, memo)[-1]
     labels |= axes(reading.weights, memo)[-1] if reading.weights.shape[-1] == K else set()
     pending = list(labels)
     while pending:
@@ -607,8 +610,8 @@ def _links(reading: Reading, found: _Found, memo: dict[int, Axes]) -> dict[str, 
         suffix = f"[{number}]" if len(families) > 1 else ""
         leaves += [(leaf + suffix, node) for leaf, node in family.items()]
     for leaf, node in leaves:
-        if leaf.startswith("scale_tril") and "covariance_matrix" in families[0]:
-            continue
+        if leaf == "scale_tril" and {"covariance_matrix", "precision_matrix"} & set(families[0]):
+            continue  # computed from the matrix that the program gave
         mapped = unary_map(node)
         for name in sorted(node.depends):
             along = tuple(
@@ -616,7 +619,12 @@ def _links(reading: Reading, found: _Found, memo: dict[int, Axes]) -> dict[str, 
                 for labels in axes(node, memo)
             )
             kind = mapped[0] if mapped is not None and mapped[1] == name else None
+            if kind == "cholesky":  # rows and columns of the factor are those of the matrix
+                rank = len(reading.sites[name].shape)
+                along = (*along[:-2], rank - 2, rank - 1)
             links.setdefault(name, []).append(Link(leaf, kind, along))
+    for name in sorted(reading.components.depends - links.keys()):
+        links[name] = [Link("component", None, ())]
     return {name: tuple(found_links) for name, found_links in links.items()}
 
 
@@ -633,7 +641,7 @@ def _event_dims(event_dim: int, site: dict[str, Any]) -> tuple[str, ...]:
     declared = tuple((site["infer"] or {}).get("event_dims", ()))
     if len(declared) == event_dim:
         return declared
-    return ("column", "column_2", "column_3")[:event_dim]
+    return ("feature", "feature_2", "feature_3")[:event_dim]
 
 
 def _row_dims(site: dict[str, Any], ndim: int) -> tuple[str, ...]:
@@ -663,7 +671,7 @@ def _site(
     if cluster_axis is not None:
         dims[cluster_axis] = cluster_dim
     width = value.shape[-1] if found.mixture.event_dim else None
-    spare = ["column_2", "column"]
+    spare = ["feature_2", "feature"]
     for axis, size in enumerate(shape):
         if dims[axis] is None and size == width and spare:
             dims[axis] = spare.pop()

@@ -19,7 +19,7 @@ import numpy as np
 
 from bayesmix.families import Family
 
-CHUNK = 2048
+CHUNK = 1024
 
 
 class Statistics(NamedTuple):
@@ -49,22 +49,24 @@ def rows_of(value: np.ndarray, weights: np.ndarray | None, event_dim: int, famil
     N = int(np.prod(lead))
     x = np.asarray(value, np.float64).reshape(N, -1)
     w = np.ones(N) if weights is None else np.asarray(weights, np.float64).reshape(N)
-    shift, scale = _centre(x[w > 0] if (w > 0).any() else x, family.location_scale)
+    counted = w > 0
+    shift, scale = _centre(x if counted.all() or not counted.any() else x[counted], family)
     chunks = max(1, -(-N // CHUNK))
     size = -(-N // chunks)
-    z = np.zeros((chunks * size, x.shape[1]))
-    z[:N] = (x - shift) / scale
-    z[:N][w == 0] = 0
+    z = np.zeros((chunks, x.shape[1], size))
+    for number in range(chunks):
+        some = slice(number * size, min(N, (number + 1) * size))
+        block = np.where(counted[some, None], (x[some] - shift) / scale, 0.0)
+        z[number, :, : len(block)] = block.T
     padded = np.zeros(chunks * size)
     padded[:N] = w
-    z = np.ascontiguousarray(z.reshape(chunks, size, -1).transpose(0, 2, 1))
     return Rows(z, padded.reshape(chunks, size), shift, scale, -float(w.sum() * np.log(scale).sum()))
 
 
-def _centre(x: np.ndarray, location_scale: bool) -> tuple[np.ndarray, np.ndarray]:
+def _centre(x: np.ndarray, family: Family) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each column; 0 and 1 for families without location."""
     D = x.shape[1]
-    if not location_scale:
+    if not family.location_scale:
         return np.zeros(D), np.ones(D)
     shift = x.mean(0)
     spread = x.std(0)

@@ -73,7 +73,7 @@ def test_diagnostics_are_arviz_s(results, made):
     _, _, truth = results
     from xarray import Dataset, DataTree
 
-    posterior = Dataset({"loc": (("chain", "draw", "cluster", "column"), truth["loc"])})
+    posterior = Dataset({"loc": (("chain", "draw", "cluster", "feature"), truth["loc"])})
     tree = DataTree.from_dict({"posterior": posterior})
     rhat = arviz_stats.rhat(tree)["loc"].to_numpy()
     ess = arviz_stats.ess(tree)["loc"].to_numpy()

@@ -145,14 +145,14 @@ def by_scipy(x, samples):
 def test_groups_dims_and_coordinates(tree, samples, frame):
     sample = ("chain", "draw")
     for group, variable, dims in [
-        ("posterior", "loc", (*sample, "cluster", "column")),
-        ("posterior", "cov", (*sample, "column", "column_2")),
+        ("posterior", "loc", (*sample, "cluster", "feature")),
+        ("posterior", "cov", (*sample, "feature", "feature_2")),
         ("log_likelihood", "x", (*sample, "obs_id")),
         ("log_prior", "loc", sample),
-        ("observed_data", "x", ("obs_id", "column")),
+        ("observed_data", "x", ("obs_id", "feature")),
         ("responsibilities", "resp", (*sample, "obs_id", "cluster")),
         ("pivot", "resp", ("obs_id", "cluster")),
-        ("pivot", "loc", ("cluster", "column")),
+        ("pivot", "loc", ("cluster", "feature")),
         ("invariant", "sorted_weights", (*sample, "rank")),
     ]:
         assert tree[group][variable].dims == dims
@@ -161,10 +161,10 @@ def test_groups_dims_and_coordinates(tree, samples, frame):
     }  # fmt: skip
     for site, value in samples.items():
         np.testing.assert_array_equal(tree["posterior"][site], value)
-    assert tree["posterior"]["column"].to_numpy().tolist() == list(ODD)
-    assert tree["posterior"]["column_2"].to_numpy().tolist() == list(ODD)
+    assert tree["posterior"]["feature"].to_numpy().tolist() == list(ODD)
+    assert tree["posterior"]["feature_2"].to_numpy().tolist() == list(ODD)
     assert tree["log_likelihood"]["obs_id"].to_numpy().tolist() == list(frame.index)
-    assert tree["posterior"]["loc"].sel(cluster=1, column=ODD[0]).shape == (CHAINS, DRAWS)
+    assert tree["posterior"]["loc"].sel(cluster=1, feature=ODD[0]).shape == (CHAINS, DRAWS)
 
 
 def test_values_agree_with_scipy(tree, samples, frame):
@@ -220,8 +220,8 @@ def test_em_is_one_chain_of_one_draw(em):
         "chain": 1,
         "draw": 1,
         "cluster": K,
-        "column": 2,
-        "column_2": 2,
+        "feature": 2,
+        "feature_2": 2,
     }
     assert tree.attrs["inference_method"] == "em"
     assert tree.attrs["converged"] == 1
@@ -258,20 +258,20 @@ def test_arviz_compares_two_trees(tree, mixture, samples):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("plot", ["plot_trace", "plot_rank", "plot_dist", "plot_energy"])
+@pytest.mark.parametrize(
+    "plot",
+    [
+        "plot_trace",
+        "plot_rank",
+        "plot_dist",
+        "plot_energy",
+        "plot_forest",
+        "plot_trace_dist",
+        "plot_rank_dist",
+    ],
+)
 def test_arviz_draws_it(tree, plot, monkeypatch):
     draw(tree, plot, monkeypatch)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("plot", ["plot_forest", "plot_trace_dist", "plot_rank_dist"])
-def test_arviz_plots_that_own_the_name_column_draw_sites_without_it(tree, plot, monkeypatch):
-    """They lay their panels out along a dim `column` of their own (arviz-plots 0.8 and 1.3)."""
-    with pytest.raises(ValueError, match="colum"):
-        draw(tree, plot, monkeypatch)
-    draw(tree, plot, monkeypatch, var_names=["weights"])
-    renamed = tree["posterior"].to_dataset().rename(column="feature", column_2="feature_2")
-    draw(xarray.DataTree.from_dict({"posterior": renamed}), plot, monkeypatch)
 
 
 def draw(tree, plot, monkeypatch, **how):
@@ -321,10 +321,10 @@ def test_one_dimensional_data_weights_and_awkward_plate_names(tmp_path):
 def test_draws_on_request(mixture, samples):
     key = jax.random.key(0)
     tree = nuts_tree(result_of(mixture, samples), prior_key=key, predictive_key=key)
-    assert tree["prior"]["loc"].dims == ("chain", "draw", "cluster", "column")
+    assert tree["prior"]["loc"].dims == ("chain", "draw", "cluster", "feature")
     assert tree["prior"]["loc"].shape == (CHAINS, DRAWS, K, 2)
     for group in ("prior_predictive", "posterior_predictive"):
-        assert tree[group]["x"].dims == ("chain", "draw", "obs_id", "column")
+        assert tree[group]["x"].dims == ("chain", "draw", "obs_id", "feature")
     # 120 replicates of 24 rows: mean of the mixture within 5 standard errors
     expected = (samples["weights"][..., None] * samples["loc"]).sum(-2).mean((0, 1))
     found = tree["posterior_predictive"]["x"]
@@ -393,15 +393,15 @@ def test_names_that_a_tree_cannot_take():
         name="a/x",
         K=3,
         sites={
-            "a/loc": site((3, 2), ("cluster", "column"), 0),
-            "a/other": site((5, 4), ("column", "column"), None),
+            "a/loc": site((3, 2), ("cluster", "feature"), 0),
+            "a/other": site((5, 4), ("feature", "feature"), None),
             "item": site((3,), ("cluster",), 0),
             "resp": site((), (), None),
         },
         value=np.zeros((6, 2)),
         rows=(6,),
         row_dims=("item",),
-        event_dims=("column",),
+        event_dims=("feature",),
         cluster_dim="cluster",
         columns=("u", "v"),
         index=np.array([1, 1, 2, 3, 4, 5]),
@@ -409,13 +409,13 @@ def test_names_that_a_tree_cannot_take():
     layout = room._layout(mixture)
     assert layout.rows == ("item_dim",)
     assert layout.dims == {
-        "a.loc": ("cluster", "column"),
+        "a.loc": ("cluster", "feature"),
         "a.other": ("a.other_dim_0", "a.other_dim_1"),
         "item": ("cluster",),
         "resp_site": (),
     }
     assert layout.coords["item_dim"].tolist() == [0, 1, 2, 3, 4, 5]  # repeated labels: positions
-    assert layout.coords["column"].tolist() == ["u", "v"]
+    assert layout.coords["feature"].tolist() == ["u", "v"]
 
 
 def test_row_labels_stay_what_they_are_where_a_file_can_hold_them():

@@ -196,20 +196,23 @@ def rows_of(em: Any, draws: dict[str, np.ndarray]) -> Iterator[Parameter]:
 
 def labels_of(mixture: Any) -> dict[str, np.ndarray]:
     """A name per element of each site, such as loc[0, waiting], in the site's shape."""
-    columns = getattr(mixture, "columns", None)
     names = {}
     for name, site in mixture.sites.items():
         labels = np.empty(tuple(site.shape), dtype=object)
+        axes = [_axis_labels(mixture, *axis) for axis in zip(site.dims, site.shape, strict=True)]
         for at in np.ndindex(*labels.shape):
-            parts = [
-                str(columns[i])
-                if dim.startswith("column") and columns and len(columns) == labels.shape[axis]
-                else str(i)
-                for axis, (dim, i) in enumerate(zip(site.dims, at, strict=True))
-            ]
+            parts = [axis[i] for axis, i in zip(axes, at, strict=True)]
             labels[at] = f"{name}[{', '.join(parts)}]" if parts else name
         names[name] = labels
     return names
+
+
+def _axis_labels(mixture: Any, dim: str, size: int) -> list[str]:
+    """The data's column names along an axis of columns, else numbers."""
+    columns, event = mixture.columns, mixture.event_dims
+    if columns and event and len(columns) == size and dim.startswith(event[0]):
+        return [str(column) for column in columns]
+    return [str(i) for i in range(size)]
 
 
 def _redundant(point: np.ndarray, values: np.ndarray, at: tuple[Any, ...]) -> bool:
@@ -257,11 +260,10 @@ def _summary(point: float, draws: np.ndarray) -> dict[str, float]:
 
 
 def unconstrained(em: Any, rows: Sequence[Parameter]) -> np.ndarray:
-    """The mode in NUTS's unconstrained space, a column of `parameters`; NaN where not found."""
-    from bayesmix import density
+    """The mode in NUTS's unconstrained space, a column of `parameters`; NaN where there is none."""
+    from bayesmix.laplace import unconstrained_mode
 
-    find = getattr(density, "unconstrained_mode", None)
-    mode = find(em.mixture, em.params) if find else None
+    mode = unconstrained_mode(em.mixture, em.params)
     if mode is None:
         return np.full(len(rows), NAN)
     return np.array([float(np.asarray(mode[row.site])[row.at]) for row in rows])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bayesmix.card import Card
 
 HEAD = ("EM (MAP)", "mean", "sd", "95% eti", "MAP at", "R-hat", "ESS")
-PLAIN = {"log_joint": "log joint", "entropy": "mean entropy of responsibilities"}
+PLAIN = {"log_joint": "log joint", "entropy": "mean entropy"}
 
 
 def text_of(card: Card, width: int, rows: int) -> Iterator[str]:

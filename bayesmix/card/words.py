@@ -175,7 +175,7 @@ def uncertainty_lines(f: dict[str, Any]) -> tuple[str, ...]:
 
 def notes(em: Any, nuts: Any, f: dict[str, Any]) -> Iterator[str]:
     """What to know when reading the numbers."""
-    yield f"Starts: {nuts.start_policy.rstrip('.')}. " + (
+    yield _starts(nuts.start_policy) + (
         DISPERSED_SENTENCE if nuts.start is None else START_SENTENCE
     )
     name, shift = f["unconstrained"]
@@ -183,7 +183,7 @@ def notes(em: Any, nuts: Any, f: dict[str, Any]) -> Iterator[str]:
         f" NUTS moves in unconstrained space, whose highest point lies elsewhere: farthest in "
         f"{name}, {shift:+.2f} sd."
         if name
-        else " The highest point in NUTS's unconstrained space lies elsewhere (not computed)."
+        else " The highest point in NUTS's unconstrained space lies elsewhere (Newton found none)."
     )
     yield (
         f"Log joint: draws lie {f['drop']:.1f} nats below the MAP on average; a Gaussian posterior "
@@ -191,6 +191,11 @@ def notes(em: Any, nuts: Any, f: dict[str, Any]) -> Iterator[str]:
     )
     yield from (f"EM: {note}" for note in em.notes)
     yield from (f"NUTS: {note}" for note in nuts.notes)
+
+
+def _starts(policy: str) -> str:
+    """The policy as a sentence, without its remark on R-hat, which the card makes at length."""
+    return f"Starts: {policy.removeprefix('starts: ').split(';')[0].rstrip('.')}. "
 
 
 def title_of(mixture: Any) -> str:

@@ -194,4 +194,4 @@ def version_text() -> str:
     try:
         return version("bayesmix")
     except PackageNotFoundError:
-        return "(not installed)"
+        return "0+unknown"

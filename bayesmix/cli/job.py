@@ -72,7 +72,9 @@ def _task(options: argparse.Namespace) -> Task:
         raise Refusal(f"--covariance belongs to gaussian clusters, not to --model {model}")
     name = options.example or _stem(options.data)
     table = _example_table(options.example) if example else read_table(Path(options.data))
-    chosen = options.columns or (",".join(example.columns) if example else None)
+    chosen = options.columns
+    if chosen is None and example:
+        chosen = ",".join(example.columns)
     table = numbers(choose(table, chosen))
     check_values(table, model, K)
     source = options.example or Path(options.data).name

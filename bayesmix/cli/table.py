@@ -78,7 +78,7 @@ def choose(table: pd.DataFrame, columns: str | None) -> pd.DataFrame:
     """The named columns ("a,b"), in that order; all when None."""
     if columns is None:
         return table
-    wanted = [name.strip() for name in next(csv.reader([columns]), [])]
+    wanted = [name.strip() for name in next(csv.reader([columns]), []) if name.strip()]
     there = [str(column) for column in table.columns]
     for name in wanted:
         if name not in there:

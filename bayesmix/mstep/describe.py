@@ -1,13 +1,24 @@
 """The table that printing a Mixture shows: sites, priors, links and EM's plan for each."""
 
+import textwrap
+
+import jax
+
 from bayesmix.density import density_of
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.mstep.rules import plan_for
 from bayesmix.program import Mixture, Site
 
+WIDTH = 100
+
 
 def describe(mixture: Mixture) -> str:
     """What was found in the program, as a table that a person can read."""
+    with jax.enable_x64(True):
+        return _describe(mixture)
+
+
+def _describe(mixture: Mixture) -> str:
     plan = plan_for(mixture)
     update = {name: block.text for block in plan.blocks for name in block.sites}
     rows = [
@@ -16,12 +27,18 @@ def describe(mixture: Mixture) -> str:
     ]
     header = ("site", "prior", "shape", "feeds", "EM update")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
-        for row in [header, *rows]
-    ]
+    lines = [line for row in [header, *rows] for line in _row(row, widths)]
     lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([_title(mixture), "", *lines, "", *_notes(mixture)])
+    notes = [line for note in _notes(mixture) for line in textwrap.wrap(note, WIDTH)]
+    return "\n".join([_title(mixture), "", *lines, "", *notes])
+
+
+def _row(row: tuple[str, ...], widths: list[int]) -> list[str]:
+    """One row of the table; its last cell may run over several lines."""
+    head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+    room = max(WIDTH - len(head) - 2, 24)
+    first, *rest = textwrap.wrap(row[4], room)
+    return [f"{head}  {first}", *(" " * (len(head) + 2) + line for line in rest)]
 
 
 def _title(mixture: Mixture) -> str:
@@ -35,8 +52,7 @@ def _prior(site: Site) -> str:
 
 
 def _shape(site: Site) -> str:
-    pairs = zip(site.dims, site.shape, strict=True)
-    return " x ".join(f"{dim} {size}" for dim, size in pairs) or "scalar"
+    return " x ".join(map(str, site.shape)) or "scalar"
 
 
 def _feeds(site: Site) -> str:

@@ -7,6 +7,7 @@ values of the others (ECM); sites without a rule share one last block, ascended 
 A rule that does not fit is never forced: the general ascent is always right.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,7 +124,8 @@ def rule(
 def plan_for(mixture: Mixture) -> Plan:
     """The plan of EM's M-step for a mixture; printing it shows one line per block."""
     if "plan" not in mixture.cache:
-        mixture.cache["plan"] = _plan(mixture)
+        with jax.enable_x64(True):
+            mixture.cache["plan"] = _plan(mixture)
     return mixture.cache["plan"]
 
 
@@ -153,7 +155,7 @@ def _reach(mixture: Mixture, family: str | None) -> str:
 
 def _feature_count(mixture: Mixture) -> int:
     density = density_of(mixture)
-    D = max(1, int(jnp.prod(jnp.array(mixture.event_shape)))) if mixture.event_shape else 1
+    D = math.prod(mixture.event_shape)
     z = jax.ShapeDtypeStruct((D, 1), jnp.result_type(float))
     return jax.eval_shape(density.family.features, z).shape[0]
 

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
+VISUALS: dict[str, Any] = {
+    "plot_trace": {"trace": {"width": 0.5, "alpha": 0.6}},  # else the last chain hides the others
+    "plot_rank": {"ecdf_lines": {"width": 1.2}},
+}
+RANKED = 250  # draws of a chain that are ranked
+
 
 def trace(source: Any, var_names: Sequence[str] | None = None) -> Figure:
     """Draws of every chain in order, by ArviZ: first label-invariant quantities, then parameters.
@@ -25,7 +31,11 @@ def trace(source: Any, var_names: Sequence[str] | None = None) -> Figure:
 
 
 def rank(source: Any, var_names: Sequence[str] | None = None) -> Figure:
-    """Rank plots by ArviZ: chains that agree stay inside the envelope. Arguments as in `trace`."""
+    """Rank plots by ArviZ: chains that agree stay inside the envelope. Arguments as in `trace`.
+
+    At most 250 evenly spread draws of a chain are ranked: the envelope is simulated, in a time that
+    grows with their number.
+    """
     return _by_arviz(
         "plot_rank",
         source,
@@ -38,9 +48,13 @@ def _by_arviz(name: str, source: Any, var_names: Sequence[str] | None, title: st
     import arviz_plots
 
     tree = _diagnostic_tree(source)
+    if name == "plot_rank":
+        tree = tree.isel(draw=slice(None, None, -(-tree["posterior"].sizes["draw"] // RANKED)))
     names = list(var_names) if var_names is not None else _few_enough(tree)
     with styled():
-        drawn = getattr(arviz_plots, name)(tree, var_names=names, backend="matplotlib")
+        drawn = getattr(arviz_plots, name)(
+            tree, var_names=names, backend="matplotlib", visuals=VISUALS[name]
+        )
         figure = drawn.viz["figure"].item()
         _tidy(figure, tree["posterior"].sizes["chain"], title)
     return released(figure)

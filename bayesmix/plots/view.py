@@ -70,6 +70,7 @@ def view_of(source: Any, data: Any = None) -> View:
     site = str(tree.attrs["site"])
     observed = tree.children["observed_data"].to_dataset(inherit=False)[site]
     values = np.asarray(observed.to_numpy() if data is None else data)
+    rows = len(_row_dims(tree, site))
     mixture = getattr(source, "mixture", None)
     resp, mean = _resp(source, tree, mixture)
     return View(
@@ -78,8 +79,8 @@ def view_of(source: Any, data: Any = None) -> View:
         dims={str(n): tuple(map(str, x.dims[2:])) for n, x in posterior.data_vars.items()},
         resp=resp,
         mean_resp=mean,
-        data=values.reshape(len(mean), *values.shape[values.ndim - _event_ndim(observed) :]),
-        columns=_columns(observed, data, mixture, site),
+        data=values.reshape(len(mean), *values.shape[values.ndim - (observed.ndim - rows) :]),
+        columns=_columns(observed, rows, data, mixture, site),
         site=site,
         family=str(tree.attrs.get("family", "")),
         K=int(tree.attrs["n_clusters"]),
@@ -106,21 +107,22 @@ def relabelled_tree(source: Any) -> xarray.DataTree:
     return relabel(tree, mixture=getattr(source, "mixture", None))
 
 
-def _event_ndim(observed: xarray.DataArray) -> int:
-    return sum(str(dim).startswith("column") for dim in observed.dims)
+def _row_dims(tree: xarray.DataTree, site: str) -> tuple[str, ...]:
+    """Dims that count observations; what the observed data have besides is one observation's."""
+    pointwise = tree.children["log_likelihood"].to_dataset(inherit=False)[site]
+    return tuple(str(dim) for dim in pointwise.dims[2:])
 
 
-def _columns(observed: Any, data: Any, mixture: Any, site: str) -> tuple[str, ...]:
+def _columns(observed: Any, rows: int, data: Any, mixture: Any, site: str) -> tuple[str, ...]:
     if hasattr(data, "columns"):
         return tuple(map(str, data.columns))
     if getattr(data, "name", None) is not None:
         return (str(data.name),)
     if getattr(mixture, "columns", None):
         return tuple(map(str, mixture.columns))
-    if "column" in observed.dims:
-        labels = observed["column"].to_numpy()
-        numbered = labels.dtype.kind in "iu"
-        return tuple(f"{site}[{i}]" if numbered else str(i) for i in labels)
+    if observed.ndim > rows:
+        labels = observed[observed.dims[-1]].to_numpy()
+        return tuple(f"{site}[{i}]" if labels.dtype.kind in "iu" else str(i) for i in labels)
     return (site,)
 
 
@@ -157,8 +159,8 @@ def same_names(views: list[View]) -> list[View]:
 
 def row_names(view: View, rows: np.ndarray) -> list[str]:
     """What the data call these observations."""
-    observed = view.tree["observed_data"][view.site]
-    dims = [d for d in observed.dims if not str(d).startswith("column")]
+    dims = _row_dims(view.tree, view.site)
+    observed = view.tree.children["observed_data"].to_dataset(inherit=False)
     if len(dims) == 1 and dims[0] in observed.coords:
         return [str(label) for label in observed[dims[0]].to_numpy()[rows]]
     return [str(row) for row in rows]
