@@ -43,11 +43,11 @@ def assert_monotone(em, terms):
 FITTED = [
     "normal_inverse_gamma_variance", "normal_three", "normal_one", "normal_flat",
     "normal_half_normal", "normal_log_normal_scale", "normal_nig", "normal_tied_variance",
-    "normal_shared_loc", "normal_hierarchical", "normal_ordered_loc", "normal_softmax_weights", "normal_fixed_weights",
-    "normal_beta_weight", "normal_scaled_rows", "normal_conditioned", "normal_two_plates",
-    "normal_extra_terms", "mvn_niw", "mvn_tied", "mvn_lkj", "product_spherical", "product_flat",
-    "poisson_gamma", "bernoulli_product", "exponential_gamma", "student_t", "regression",
-    "two_named_normals", "normal_and_cauchy",
+    "normal_shared_loc", "normal_hierarchical", "normal_ordered_loc", "normal_softmax_weights",
+    "normal_fixed_weights", "normal_beta_weight", "normal_scaled_rows", "normal_conditioned",
+    "normal_two_plates", "normal_extra_terms", "mvn_niw", "mvn_tied", "mvn_lkj",
+    "product_spherical", "product_flat", "poisson_gamma", "bernoulli_product",
+    "exponential_gamma", "student_t", "regression", "two_named_normals", "normal_and_cauchy",
 ]  # fmt: skip
 
 
@@ -67,8 +67,8 @@ def test_reports_what_it_found(row_id):
     if row_id == "normal_scaled_rows":
         expected = expected * row.args[1]
     assert abs(em.log_likelihood - expected.sum()) <= ROUNDING * size
-    # A mode over the constrained sites. The last step promises 1e-9 nats to go, and a quadratic that
-    # far from its top has a slope of at most sqrt(2 x 1e-9 x curvature).
+    # A mode over the constrained sites. The last step promises 1e-9 nats to go, and a quadratic
+    # that far from its top has a slope of at most sqrt(2 x 1e-9 x curvature).
     assert slope <= 1e-3 * np.sqrt(row.x.size)
     assert all(isinstance(value, np.ndarray) for value in em.params.values())
     assert {n: v.shape for n, v in em.params.items()} == {
