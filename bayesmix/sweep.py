@@ -5,9 +5,9 @@ score = <T(x_n), eta_k> + offset_k, and its gradient, the expected statistics (F
 
     mass_k = sum_n w_n r_nk            features_k = sum_n w_n r_nk T(x_n)
 
-Rows are taken in chunks laid out (columns, rows); memory is the data plus O(chunk x (K + F)), and no
-N x K array is made. ``log_likelihood`` carries its gradient in closed form, so differentiating it
-costs no second pass.
+Rows are taken in chunks laid out (columns, rows); memory is the data plus O(chunk x (K + F)), and
+no N x K array is made. ``log_likelihood`` carries its gradient in closed form, so differentiating
+it costs no second pass.
 """
 
 from functools import partial
@@ -60,7 +60,8 @@ def rows_of(value: np.ndarray, weights: np.ndarray | None, event_dim: int, famil
         z[number, :, : len(block)] = block.T
     padded = np.zeros(chunks * size)
     padded[:N] = w
-    return Rows(z, padded.reshape(chunks, size), shift, scale, -float(w.sum() * np.log(scale).sum()))
+    base = -float(w.sum() * np.log(scale).sum())
+    return Rows(z, padded.reshape(chunks, size), shift, scale, base)
 
 
 def _centre(x: np.ndarray, family: Family) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +130,7 @@ log_likelihood.defvjp(_forward, _backward)
 
 def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
     """Statistics under given responsibilities (N, K), for a start at the M-step."""
-    chunks, D, size = rows.z.shape
+    chunks, _, size = rows.z.shape
     padded = jnp.zeros((chunks * size, resp.shape[1]), resp.dtype).at[: resp.shape[0]].set(resp)
     blocks = padded.reshape(chunks, size, -1)
 
