@@ -24,6 +24,14 @@ DRAWS = 3
 rows = pytest.mark.parametrize("row", PROGRAMS, ids=str)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_code():
+    """Sixty compiled programs are gigabytes; nothing after this module needs them."""
+    yield
+    record.cache_clear()
+    jax.clear_caches()
+
+
 @cache
 def traced(row_id):
     """The Mixture of a row."""
@@ -196,6 +204,17 @@ def test_enumeration_of_all_assignments(row_id):
 
 
 # --------------------------------------------------------------------------------------- symmetries
+
+
+@rows
+def test_two_readings_of_a_program_are_equal(row):
+    """Equal and of equal hash: what lets compiled code be shared, and NUTS accept EM's start."""
+    with x64():
+        first, second = (
+            density.density_of(bm.trace(row.program, *row.args, **row.kwargs)) for _ in range(2)
+        )
+    assert first == second
+    assert hash(first) == hash(second)
 
 
 @rows

@@ -20,6 +20,14 @@ import bayesmix as bm
 KEY = 0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_code():
+    """Compiled programs are gigabytes; nothing after this module needs them."""
+    yield
+    fitted.cache_clear()
+    jax.clear_caches()
+
+
 def em_of(program, *args, key=KEY, run=None, **settings):
     settings = {"restarts": 4, "progress_bar": False, **settings}
     return bm.EM(program, **settings).run(jax.random.key(key), *args, **(run or {}))

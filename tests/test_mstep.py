@@ -19,10 +19,19 @@ from programs import BITS, BY_ID, COUNTS, PROGRAMS, TIMES, X, Y
 from scipy import optimize, stats
 
 import bayesmix as bm
+from bayesmix.coordinates import free_size
 from bayesmix.density import data_of, density_of
-from bayesmix.mstep import Block, Plan, free_size, m_step, plan_for
+from bayesmix.mstep import Block, Plan, m_step, plan_for
 
 DRAWS = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_code():
+    """Compiled programs are gigabytes; nothing after this module needs them."""
+    yield
+    record.cache_clear()
+    jax.clear_caches()
 
 
 def kinds(plan):
@@ -77,7 +86,7 @@ def _carry_out(mixture, blocks, params, at, evaluations=300):
     density, data = density_of(mixture), data_of(mixture)
     _, statistics = density.e_step(at, data)
     plan = Plan(tuple(blocks))
-    n = free_size(density, plan.ascent, data)
+    n = free_size(density, data, plan.ascent)
     return m_step(density, plan, params, jnp.zeros((n, n)), statistics, data, evaluations)[0]
 
 
