@@ -14,8 +14,8 @@ import numpy as np
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import log_density, potential_energy
 
+from bayesmix.coordinates import constrain, free_log_density, to_free, unraveller
 from bayesmix.density import Data, Density, data_of, density_of
-from bayesmix.laplace import free_log_density, to_free, unraveller
 from bayesmix.program import Mixture, Params
 
 POINTS = 4
@@ -102,7 +102,6 @@ def _compare(mixture: Mixture, density: Density, data: Data, z: jax.Array) -> di
     if not mixture.static_data:
         args, kwargs = jax.tree.map(_as_array, (args, kwargs))
     unravel = unraveller(density, data)
-    transforms = density.transforms(data)
 
     def theirs(params: Params) -> jax.Array:
         return log_density(mixture.program, args, kwargs, params)[0]
@@ -112,7 +111,7 @@ def _compare(mixture: Mixture, density: Density, data: Data, z: jax.Array) -> di
 
     @jax.jit
     def both(z: jax.Array) -> dict[str, Any]:
-        params = {name: transforms[name](value) for name, value in unravel(z).items()}
+        params = constrain(density, z, data)
         value, gradient = jax.value_and_grad(density.log_joint)(params, data)
         reference, reference_gradient = jax.value_and_grad(theirs)(params)
         statistics = jax.lax.stop_gradient(density.e_step(params, data)[1])

@@ -104,12 +104,12 @@ class Density:
 
     def prepare(self, mixture: Mixture) -> Data:
         """The data of a mixture whose Density this is."""
-        known = self._piece.summarise(mixture.reading.data)
-        if self.family is None:
-            return Data(known, None, jnp.zeros(()))
-        rows = rows_of(mixture.value, mixture.weights, mixture.mixture_event_dim, self.family)
-        rows = jax.tree.map(jnp.asarray, rows)
-        return Data(known, rows, _base(self.family, rows))
+        rows = None
+        if self.family:
+            rows = rows_of(mixture.value, mixture.weights, mixture.mixture_event_dim, self.family)
+        source = tuple(sorted(mixture.reading.data))
+        arrays = [mixture.reading.data[number] for number in source]
+        return _prepare(self, source, arrays, rows)
 
     # ------------------------------------------------------------------ values of the program
 
@@ -140,7 +140,7 @@ class Density:
         """
         transforms = self.transforms(data)
         params = {
-            name: transforms[name](jnp.zeros(self._free_shape(transforms[name], shape)))
+            name: transforms[name](jnp.zeros(transforms[name].inverse_shape(shape)))
             for name, shape in self.sites.items()
         }
         for name, node in self._centres.items():
@@ -148,10 +148,6 @@ class Density:
             inside = jnp.all(jnp.isfinite(transforms[name].inv(mean)))
             params[name] = jnp.where(inside, mean, params[name])
         return params
-
-    @staticmethod
-    def _free_shape(transform: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return transform.inverse_shape(shape)
 
     # ----------------------------------------------------------------------------- densities
 
@@ -216,7 +212,12 @@ def _dot(weight: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.sum(weight * jnp.where(weight > 0, value, 0.0))
 
 
-_base = jax.jit(total_base, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
+def _prepare(density: Density, source: tuple[int, ...], arrays: list[Any], rows: Any) -> Data:
+    """Everything that depends on the data alone, in one compiled call."""
+    known = evaluate(density._piece.frontier, dict(zip(source, arrays, strict=True)))
+    base = total_base(density.family, rows) if density.family else jnp.zeros(())
+    return Data(known, jax.tree.map(jnp.asarray, rows), base)
 
 
 def _family_of(mixture: Mixture) -> Family | None:

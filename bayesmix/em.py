@@ -6,6 +6,7 @@ responsibilities; runs from several starts become an atlas of modes, of which th
 the result. The density that is maximised is the one over the constrained sites, without a Jacobian.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,6 +18,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bayesmix.accelerate import extrapolate
+from bayesmix.coordinates import constrain, free, free_size
 from bayesmix.density import (
     Data,
     Density,
@@ -25,8 +27,8 @@ from bayesmix.density import (
     log_density,
     responsibilities,
 )
-from bayesmix.modes import Modes, atlas, judge
-from bayesmix.mstep import Plan, free_size, m_step, plan_for
+from bayesmix.modes import Mode, Modes, atlas, judge
+from bayesmix.mstep import Plan, m_step, plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.predict import simulate, with_data
 from bayesmix.program import Mixture, Params, trace
@@ -35,29 +37,26 @@ from bayesmix.sweep import statistics_of
 
 EVALUATIONS = 12
 FIRST_EVALUATIONS = 200
-FIRST_PASSES = 3
 
 RUNNING, CONVERGED, MAX_STEPS, DEGENERATE, FELL = range(5)
 
 
 class EMState(NamedTuple):
-    """What the next step needs.
+    """What the next step needs: the current params, flat, with what the E-step gave there.
 
-    ``point`` is evaluated next; ``best`` was evaluated last and accepted, with ``log_joint``.
-    ``phase`` 0 and 1 are the two plain steps of a cycle, 2 an extrapolated point whose ``fallback``
-    is the plain one. ``base`` and ``inner`` are the cycle's points in free coordinates.
+    ``phase`` 0 begins a cycle of two plain steps, 1 takes the second and leaps (``base`` is where
+    the cycle began, in free coordinates), 2 takes a plain step after a leap that was refused.
     """
 
-    point: Params
-    best: Params
-    fallback: Params
+    point: jax.Array
     log_joint: jax.Array
+    log_likelihood: jax.Array
+    statistics: Any
     gain: jax.Array
     rate: jax.Array
     calm: jax.Array
     phase: jax.Array
     base: jax.Array
-    inner: jax.Array
     inverse: jax.Array
     steps: jax.Array
     stop: jax.Array
@@ -73,152 +72,156 @@ class Engine:
     accelerate: bool
     max_steps: int
 
-    def init(self, params: Params, inverse: Any, data: Data) -> EMState:
-        """The state before the first E-step at ``params``."""
-        z = self.free(params, data)
-        minus, zero = jnp.array(-jnp.inf, z.dtype), jnp.zeros((), z.dtype)
+    def init(self, params: Params, statistics: Any, data: Data) -> EMState:
+        """The state before the first M-step, which takes ``statistics`` from wherever they came.
+
+        ``params`` need only be legal: they are the start of updates that depend on other sites.
+        """
+        flat = ravel_pytree(params)[0]
+        minus, zero = jnp.array(-jnp.inf, flat.dtype), jnp.zeros((), flat.dtype)
         count = jnp.zeros((), jnp.int32)
+        base = jnp.zeros(free_size(self.density, data) if self.accelerate else 0, flat.dtype)
+        ascent = free_size(self.density, data, self.plan.ascent)
+        inverse = jnp.zeros((ascent, ascent), flat.dtype)
+        history = jnp.full(self.max_steps, jnp.nan, flat.dtype)
         return EMState(
-            params, params, params, minus, zero, zero, count, count, z, z, inverse, count, count,
-            jnp.full(self.max_steps, jnp.nan, z.dtype),
+            flat, minus, minus, statistics, zero, zero, count, count + 2, base, inverse, count,
+            count, history,
         )  # fmt: skip
 
-    def free(self, params: Params, data: Data) -> jax.Array:
-        """Unconstrained coordinates of the params, in one vector."""
-        transforms = self.density.transforms(data)
-        return ravel_pytree({n: transforms[n].inv(v) for n, v in params.items()})[0]
+    def params(self, flat: jax.Array) -> Params:
+        """{site: value} of a flat vector."""
+        like = {name: jnp.zeros(shape) for name, shape in self.density.sites.items()}
+        return ravel_pytree(like)[1](flat)
 
-    def constrain(self, z: jax.Array, like: Params, data: Data) -> Params:
-        transforms = self.density.transforms(data)
-        unravel = ravel_pytree({n: transforms[n].inv(v) for n, v in like.items()})[1]
-        return {name: transforms[name](value) for name, value in unravel(z).items()}
-
-    def em_step(self, params: Params, inverse: Any, data: Data) -> tuple[Any, Params, Any]:
-        """Log joint at ``params``, and the params after one E- and M-step."""
+    def e_step(self, params: Params, data: Data) -> tuple[Any, Any, Any]:
+        """Log joint, log likelihood and statistics at ``params``."""
         log_likelihood, statistics = self.density.e_step(params, data)
-        value = log_likelihood + self.density.log_prior(params, data)
-        after, inverse = m_step(
-            self.density, self.plan, params, inverse, statistics, data, EVALUATIONS
-        )
-        return value, after, inverse
+        log_joint = log_likelihood + self.density.log_prior(params, data)
+        return log_joint, log_likelihood, statistics
+
+    def m_step(self, params: Params, statistics: Any, inverse: Any, data: Data, first: Any) -> Any:
+        """Params after one M-step, and the ascent's inverse Hessian."""
+        evaluations = jnp.where(first, FIRST_EVALUATIONS, EVALUATIONS)
+        return m_step(self.density, self.plan, params, inverse, statistics, data, evaluations)
 
     def step(self, state: EMState, data: Data, tol: Any) -> EMState:
-        """Evaluate the point, accept or reject it, and choose the next one."""
-        value, after, inverse = self.em_step(state.point, state.inverse, data)
+        """M-step, perhaps a leap beyond it, E-step there; kept unless the log joint falls."""
+        here, first = self.params(state.point), jnp.isneginf(state.log_joint)
+        after, inverse = self.m_step(here, state.statistics, state.inverse, data, first)
+        flat, base, rate, leaps = self._propose(state, here, after, data)
+        value, log_likelihood, statistics = self.e_step(self.params(flat), data)
         noise = 8 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))
-        finite = jnp.isfinite(value)
-        jumped = state.phase == 2
-        accepted = finite & ((value >= state.log_joint) | (~jumped & (value >= state.log_joint - noise)))
-        gain = value - state.log_joint
-        moved = self._next(state, value, after, data) if self.accelerate else self._plain(after, state)
-        kept = moved._replace(
-            best=state.point,
+        gain, finite = value - state.log_joint, jnp.isfinite(value)
+        accepted = finite & (gain >= jnp.where(leaps, 0.0, -noise))
+        moved = state._replace(
+            point=flat,
             log_joint=jnp.maximum(value, state.log_joint),
+            log_likelihood=log_likelihood,
+            statistics=statistics,
             gain=gain,
+            rate=rate,
+            base=base,
             inverse=inverse,
+            calm=jnp.where(leaps, state.calm, self._calm(state, gain, rate, tol, noise)),
+            phase=jnp.where((state.phase == 0) & self.accelerate, 1, 0).astype(state.phase.dtype),
         )
-        rejected = state._replace(point=state.fallback, phase=jnp.zeros_like(state.phase))
-        new = _where(accepted, kept, rejected)
-        calm = jnp.where(accepted & ~jumped, self._calm(state, new, gain, tol, noise), state.calm)
+        refused = state._replace(phase=jnp.full_like(state.phase, 2))
+        new = jax.tree.map(partial(jnp.where, accepted), moved, refused)
         stop = jnp.select(
             [
-                calm >= 3,
-                ~accepted & ~jumped & finite,
-                ~finite & ~jumped,
+                new.calm >= 3,
+                ~accepted & ~leaps & finite,
+                ~finite & ~leaps,
                 state.steps + 1 >= self.max_steps,
             ],
             [CONVERGED, FELL, DEGENERATE, MAX_STEPS],
             RUNNING,
         )
         history = state.history.at[state.steps].set(new.log_joint)
-        return new._replace(
-            calm=calm, stop=stop.astype(jnp.int32), steps=state.steps + 1, history=history
+        return new._replace(stop=stop.astype(jnp.int32), steps=state.steps + 1, history=history)
+
+    def _propose(
+        self, state: EMState, here: Params, after: Params, data: Data
+    ) -> tuple[Any, Any, Any, Any]:
+        """The next point to evaluate, the cycle's base and rate, and whether it is a leap."""
+        flat = ravel_pytree(after)[0]
+        if not self.accelerate:
+            return flat, state.base, state.rate, jnp.array(False)
+        z, z2 = (free(self.density, params, data) for params in (here, after))
+        second = state.phase == 1
+        jump, rate = extrapolate(state.base, z, z2)
+        far = ravel_pytree(constrain(self.density, jump, data))[0]
+        leaps = second & jnp.all(jnp.isfinite(far))
+        return (
+            jnp.where(leaps, far, flat),
+            jnp.where(second, state.base, z),
+            jnp.where(second, rate, state.rate),
+            leaps,
         )
 
-    def _calm(self, state: EMState, new: EMState, gain: Any, tol: Any, noise: Any) -> Any:
+    def _calm(self, state: EMState, gain: Any, rate: Any, tol: Any, noise: Any) -> Any:
         """How many plain steps in a row promise less than ``tol`` nats in all that remains.
 
         With geometric convergence at rate c gains shrink by c^2 and sum to gain / (1 - c^2)
         (Aitken). The rate is read off the path when accelerated, off the last two gains otherwise.
         """
         ratio = jnp.clip(gain / jnp.where(state.gain > 0, state.gain, jnp.inf), 0.0, 1.0)
-        shrink = new.rate**2 if self.accelerate else ratio
+        shrink = rate**2 if self.accelerate else ratio
         remaining = gain / jnp.maximum(1 - shrink, 1e-6)
         small = (remaining < tol) | (gain <= noise)
         return jnp.where(small & jnp.isfinite(gain), state.calm + 1, 0)
 
-    def _plain(self, after: Params, state: EMState) -> EMState:
-        return state._replace(point=after)
-
-    def _next(self, state: EMState, value: Any, after: Params, data: Data) -> EMState:
-        """The cycle of SQUAREM: a plain step, a second one, then the extrapolated point."""
-        z = self.free(state.point, data)
-        second = state.phase == 1
-        z2 = self.free(after, data)
-        jump, rate = extrapolate(state.base, z, z2)
-        far = _where(second, self.constrain(jump, after, data), after)
-        sound = jnp.all(jnp.array([jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(far)]))
-        point = _where(second & sound, far, after)
-        return state._replace(
-            point=point,
-            fallback=after,
-            base=jnp.where(second, state.base, z),
-            phase=jnp.where(second, 2, 1).astype(state.phase.dtype),
-            rate=jnp.where(second, rate, state.rate),
-        )
-
-
-def _where(condition: Any, a: Any, b: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-
 
 @partial(jax.jit, static_argnums=0)
-def _run(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) -> EMState:
-    """Steps until a stop, or until ``until`` steps have been taken."""
-    return jax.lax.while_loop(
+def _run(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) -> Any:
+    """Steps until a stop, or until ``until`` steps have been taken; and the components there."""
+    last = jax.lax.while_loop(
         lambda s: (s.stop == RUNNING) & (s.steps < until),
         lambda s: engine.step(s, data, tol),
         state,
     )
+    density = engine.density
+    leaves = density.leaves(engine.params(last.point), data) if density.family else {}
+    return last, leaves
 
 
 @partial(jax.jit, static_argnums=0)
-def _from_resp(engine: Engine, params: Params, resp: Any, data: Data) -> EMState:
-    """The state after the first M-step from responsibilities (N, K)."""
-    density, plan = engine.density, engine.plan
-    statistics = (
-        statistics_of(density.family, resp, data.rows) if density.family else resp
-    )
-    n = free_size(density, plan.ascent, data)
-    inverse = jnp.zeros((n, n), jnp.result_type(float))
-
-    def once(_: Any, carry: Any) -> Any:
-        return m_step(density, plan, *carry, statistics, data, FIRST_EVALUATIONS)
-
-    params, inverse = jax.lax.fori_loop(0, FIRST_PASSES, once, (params, inverse))
-    return engine.init(params, jnp.zeros_like(inverse), data)
+def _from_resp(engine: Engine, resp: Any, data: Data) -> EMState:
+    """The state before the first M-step, from responsibilities: (N, K), or weighted and by row."""
+    density = engine.density
+    statistics = statistics_of(density.family, resp, data.rows) if density.family else resp
+    return engine.init(density.centre(data), statistics, data)
 
 
 @partial(jax.jit, static_argnums=0)
 def _from_params(engine: Engine, params: Params, data: Data) -> EMState:
-    n = free_size(engine.density, engine.plan.ascent, data)
-    return engine.init(params, jnp.zeros((n, n), jnp.result_type(float)), data)
+    """The state after an E-step at ``params``."""
+    log_joint, log_likelihood, statistics = engine.e_step(params, data)
+    state = engine.init(params, statistics, data)
+    return state._replace(
+        log_joint=log_joint,
+        log_likelihood=log_likelihood,
+        phase=jnp.zeros_like(state.phase),
+        steps=jnp.ones_like(state.steps),
+        stop=jnp.where(jnp.isfinite(log_joint), RUNNING, DEGENERATE).astype(jnp.int32),
+        history=state.history.at[0].set(log_joint),
+    )
 
 
-_em_step = jax.jit(Engine.em_step, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def _one_step(engine: Engine, params: Params, data: Data) -> Params:
+    state = engine.init(params, None, data)
+    statistics = engine.e_step(params, data)[2]
+    return engine.m_step(params, statistics, state.inverse, data, False)[0]
 
 
 def step(mixture: Mixture, params: Params) -> dict[str, np.ndarray]:
     """The params after one plain EM step from ``params``; the log joint does not fall."""
     with jax.enable_x64(True):
         engine = Engine(density_of(mixture), plan_for(mixture), False, 1)
-        data = data_of(mixture)
-        state = _from_params(engine, _as_arrays(params), data)
-        return _as_numpy(_em_step(engine, state.point, state.inverse, data)[1])
-
-
-def _as_numpy(params: Params) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in params.items()}
+        after = _one_step(engine, _as_arrays(params), data_of(mixture))
+        return {name: np.asarray(after[name]) for name in mixture.sites}
 
 
 def _as_arrays(params: Params) -> Params:
@@ -276,7 +279,7 @@ class EMResult:
         """Number of free parameters of the mixture: unconstrained coordinates of linked sites."""
         linked = tuple(name for name, site in self.mixture.sites.items() if site.links)
         with jax.enable_x64(True):
-            return free_size(density_of(self.mixture), linked, data_of(self.mixture))
+            return free_size(density_of(self.mixture), data_of(self.mixture), linked)
 
     @property
     def aic(self) -> float:
@@ -366,6 +369,15 @@ def _elements(mixture: Mixture, params: Params) -> Any:
 # ----------------------------------------------------------------------------------- the engine
 
 
+class Run(NamedTuple):
+    """Where one start ended: its mode, the stop code, the E-steps, the log joint after each."""
+
+    mode: Mode
+    stop: int
+    steps: int
+    history: np.ndarray
+
+
 @dataclass(frozen=True)
 class EM:
     """Maximum a posteriori estimation by EM; ``EM(program).run(key, *data)`` returns an EMResult.
@@ -420,11 +432,11 @@ class EM:
         with jax.enable_x64(self.dtype == "float64"):
             density, data = density_of(mixture), data_of(mixture)
             engine = Engine(density, plan_for(mixture), self.accelerate, self.max_steps)
-            finals = [
-                self._finish(engine, state, data)
+            runs = [
+                self._finish(engine, mixture, state, data)
                 for state in self._states(engine, mixture, data, seed, init_params, init_resp)
             ]
-        return self._result(mixture, finals, seed, began)
+        return self._result(mixture, runs, seed, began)
 
     def _states(
         self,
@@ -439,50 +451,59 @@ class EM:
         if init_params is not None:
             yield _from_params(engine, _as_arrays(_checked_params(mixture, init_params)), data)
             return
-        centre = _centre(engine.density, data)
         if init_resp is not None:
             resp = _checked_resp(mixture, init_resp)
-            yield _from_resp(engine, centre, _weighted(mixture, engine, resp), data)
+            yield _from_resp(engine, _weighted(mixture, engine, resp), data)
             return
         each = starts(mixture, np.random.default_rng(seed), self.restarts)
         for resp in _progress(each, self.restarts, self.progress_bar):
-            yield _from_resp(engine, centre, _weighted(mixture, engine, resp), data)
+            yield _from_resp(engine, _weighted(mixture, engine, resp), data)
 
-    def _finish(self, engine: Engine, state: EMState, data: Data) -> EMState:
+    def _finish(self, engine: Engine, mixture: Mixture, state: EMState, data: Data) -> Run:
         """Run one start to its stop, in pieces, so that an interrupt is heard."""
+        leaves: Params = {}
         while int(state.stop) == RUNNING:
-            state = _run(engine, state, data, self.tol, int(state.steps) + 100)
-        return state
+            state, leaves = _run(engine, state, data, self.tol, int(state.steps) + 100)
+        stop, steps = int(state.stop), int(state.steps)
+        best = _unflatten(mixture, np.asarray(state.point, np.float64))
+        mode = judge(
+            mixture,
+            {name: best[name] for name in mixture.sites},
+            log_joint=float(state.log_joint),
+            log_likelihood=float(state.log_likelihood),
+            counts=_counts(engine.density, state.statistics),
+            leaves={name: np.asarray(value, np.float64) for name, value in leaves.items()},
+            degenerate=stop == DEGENERATE,
+        )
+        return Run(mode, stop, steps, np.asarray(state.history, np.float64)[:steps])
 
     def _result(
-        self, mixture: Mixture, finals: list[EMState], seed: np.random.SeedSequence, began: float
+        self, mixture: Mixture, runs: list[Run], seed: np.random.SeedSequence, began: float
     ) -> EMResult:
-        finite = [state for state in finals if np.isfinite(float(state.log_joint))]
+        finite = [run for run in runs if np.isfinite(run.mode.log_joint)]
         if not finite:
             raise ValueError(_nowhere(mixture))
-        runs = [self._judged(mixture, state) for state in finite]
-        modes = atlas(runs)
+        modes = atlas([run.mode for run in finite])
         best = modes[0]
-        state = finite[next(i for i, run in enumerate(runs) if run.params is best.params)]
+        run = next(run for run in finite if run.mode.params is best.params)
         notes = [*boundedness(mixture)]
         if not best.regular:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
-        history = np.asarray(state.history)[: int(state.steps)]
         return EMResult(
             mixture=mixture,
             params=best.params,
             log_joint=best.log_joint,
             log_likelihood=best.log_likelihood,
-            history=history,
-            converged=int(state.stop) == CONVERGED,
-            stop=best.stop,
-            steps=best.steps,
+            history=run.history,
+            converged=run.stop == CONVERGED,
+            stop=SENTENCES[run.stop].format(tol=self.tol, max_steps=self.max_steps),
+            steps=run.steps,
             modes=modes,
             notes=tuple(notes),
             seconds=time.perf_counter() - began,
             seed=str(seed.entropy),
             settings={
-                "restarts": len(finals),
+                "restarts": len(runs),
                 "max_steps": self.max_steps,
                 "tol": self.tol,
                 "accelerate": self.accelerate,
@@ -490,20 +511,20 @@ class EM:
             },
         )
 
-    def _judged(self, mixture: Mixture, state: EMState) -> Any:
-        params = {n: np.asarray(state.best[n], np.float64) for n in mixture.sites}
-        stop = SENTENCES[int(state.stop)].format(tol=self.tol, max_steps=self.max_steps)
-        return judge(
-            mixture,
-            params,
-            float(state.log_joint),
-            stop,
-            int(state.steps),
-            int(state.stop) == DEGENERATE,
-        )
+
+def _counts(density: Density, statistics: Any) -> np.ndarray:
+    """Rows (sum of weighted responsibilities) in each cluster, (K,)."""
+    if density.family:
+        return np.asarray(statistics.mass, np.float64)
+    return np.asarray(statistics, np.float64).reshape(-1, density.K).sum(0)
 
 
-_centre = jax.jit(Density.centre, static_argnums=0)
+def _unflatten(mixture: Mixture, flat: np.ndarray) -> dict[str, np.ndarray]:
+    """{site: value} of a flat vector, whose sites stand in sorted order."""
+    names = sorted(mixture.sites)
+    sizes = [math.prod(mixture.sites[name].shape) for name in names]
+    parts = np.split(flat, np.cumsum(sizes)[:-1])
+    return {n: part.reshape(mixture.sites[n].shape) for n, part in zip(names, parts, strict=True)}
 
 
 def _seed(key: Any) -> np.random.SeedSequence:

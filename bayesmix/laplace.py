@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
+from bayesmix.coordinates import free_log_density, from_free, to_free
 from bayesmix.density import Data, Density, data_of, density_of
 from bayesmix.program import Mixture, Params
 
@@ -32,41 +32,6 @@ class Geometry:
     factor: np.ndarray
     log_density: float
     log_evidence: float
-
-
-def free_log_density(density: Density, z: jax.Array, data: Data) -> jax.Array:
-    """Log joint plus the log Jacobian of the constraining maps, at unconstrained ``z``, in nats."""
-    unravel = unraveller(density, data)
-    transforms = density.transforms(data)
-    params, jacobian = {}, jnp.zeros((), z.dtype)
-    for name, free in unravel(z).items():
-        params[name] = transforms[name](free)
-        jacobian += jnp.sum(transforms[name].log_abs_det_jacobian(free, params[name]))
-    return density.log_joint(params, data) + jacobian
-
-
-def unraveller(density: Density, data: Data) -> Any:
-    """From a flat vector to {site: unconstrained value}."""
-    transforms = density.transforms(data)
-    like = {
-        name: jnp.zeros(transforms[name].inverse_shape(shape))
-        for name, shape in density.sites.items()
-    }
-    return ravel_pytree(like)[1]
-
-
-@partial(jax.jit, static_argnums=0)
-def to_free(density: Density, params: Params, data: Data) -> jax.Array:
-    """Unconstrained coordinates of params, in one vector."""
-    transforms = density.transforms(data)
-    return ravel_pytree({n: transforms[n].inv(params[n]) for n in density.sites})[0]
-
-
-@partial(jax.jit, static_argnums=0)
-def from_free(density: Density, z: jax.Array, data: Data) -> Params:
-    """Params of unconstrained coordinates ``z``, (n,)."""
-    transforms = density.transforms(data)
-    return {name: transforms[name](v) for name, v in unraveller(density, data)(z).items()}
 
 
 @partial(jax.jit, static_argnums=0)

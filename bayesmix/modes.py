@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from bayesmix.density import Data, Density, data_of, density_of
-from bayesmix.program import Mixture, Params
+from bayesmix.density import data_of, density_of
+from bayesmix.program import Mixture
 
 SINGULAR = 1e-10
 SAME = 1e-6
@@ -31,8 +30,6 @@ class Mode:
     regular: bool
     reason: str
     counts: np.ndarray
-    stop: str
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -71,38 +68,34 @@ class Modes(Sequence):
 
 
 def judge(
-    mixture: Mixture, params: Params, log_joint: float, stop: str, steps: int, degenerate: bool
+    mixture: Mixture,
+    params: dict[str, np.ndarray],
+    *,
+    log_joint: float,
+    log_likelihood: float,
+    counts: np.ndarray,
+    leaves: dict[str, np.ndarray],
+    degenerate: bool,
 ) -> Mode:
-    """A mode with its verdict: is it a regular optimum, and if not, why."""
-    with jax.enable_x64(True):
-        prior, counts, leaves = _facts(density_of(mixture), params, data_of(mixture))
-    counts = np.asarray(counts)
+    """A mode with its verdict: is it a regular optimum, and if not, why.
+
+    counts : rows in each cluster. leaves : the components' parameters, of a registered family.
+    degenerate : whether EM stopped because the log joint was no longer finite.
+    """
     reason = _degeneracy(mixture, leaves, counts, degenerate)
     return Mode(
         params=params,
         log_joint=log_joint,
-        log_likelihood=log_joint - float(prior),
+        log_likelihood=log_likelihood,
         starts=1,
         smallest=float(counts.min()),
         regular=reason == "",
         reason=reason,
         counts=counts,
-        stop=stop,
-        steps=steps,
     )
 
 
-@partial(jax.jit, static_argnums=0)
-def _facts(density: Density, params: Params, data: Data) -> tuple[Any, Any, Params]:
-    """Log prior, rows in each cluster, and the components' parameters where a family has them."""
-    statistics = density.e_step(params, data)[1]
-    if density.family:
-        return density.log_prior(params, data), statistics.mass, density.leaves(params, data)
-    counts = statistics.reshape(-1, density.K).sum(0)
-    return density.log_prior(params, data), counts, {}
-
-
-def _degeneracy(mixture: Mixture, leaves: Params, counts: np.ndarray, degenerate: bool) -> str:
+def _degeneracy(mixture: Mixture, leaves: dict[str, np.ndarray], counts: np.ndarray, degenerate: bool) -> str:
     """Why a mode is not regular, in words; "" if it is."""
     spread = _smallest_spread(mixture, leaves)
     smallest = int(np.argmin(counts))
@@ -141,13 +134,12 @@ def _rows_needed(mixture: Mixture) -> int:
     return 2 if own_scale else 1
 
 
-def _smallest_spread(mixture: Mixture, leaves: Params) -> np.ndarray | None:
+def _smallest_spread(mixture: Mixture, leaves: dict[str, np.ndarray]) -> np.ndarray | None:
     """Each cluster's smallest variance relative to the data's, in the worst direction, (K,)."""
-    family = density_of(mixture).family
+    with jax.enable_x64(True):
+        family, data = density_of(mixture).family, data_of(mixture)
     if not family or not family.location_scale:
         return None
-    leaves = {name: np.asarray(value) for name, value in leaves.items()}
-    data = data_of(mixture)
     z = np.asarray(data.rows.z).transpose(0, 2, 1).reshape(-1, data.rows.shift.shape[0])
     z = z[np.asarray(data.rows.weights).reshape(-1) > 0]
     if "scale_tril" in leaves:

@@ -8,7 +8,7 @@ and shapes: another run, or another data set of the same shape, compiles nothing
 
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from numpyro import handlers
 from numpyro.infer.hmc import hmc
 from scipy.optimize import linear_sum_assignment
 
+from bayesmix.coordinates import free_log_density, from_free, to_free
 from bayesmix.density import (
     Data,
     Density,
@@ -29,7 +30,7 @@ from bayesmix.density import (
     responsibilities,
 )
 from bayesmix.em import EM, EMResult
-from bayesmix.laplace import Geometry, free_log_density, from_free, geometry_at, to_free
+from bayesmix.laplace import geometry_at
 from bayesmix.predict import simulate_posterior, with_data
 from bayesmix.program import Mixture, trace
 
@@ -138,26 +139,24 @@ class NUTSResult:
 
         return nuts_tree(self, **kwargs)
 
+    @cached_property
     def _relabelled(self) -> Any:
         """The DataTree with every draw's clusters named as the pivot's."""
         from bayesmix.relabel import relabel
 
-        if "tree" not in self.mixture.cache.setdefault(("relabelled", id(self)), {}):
-            tree = relabel(self.to_datatree())
-            self.mixture.cache["relabelled", id(self)]["tree"] = tree
-        return self.mixture.cache["relabelled", id(self)]["tree"]
+        return relabel(self.to_datatree(), mixture=self.mixture)
 
     def summary(self) -> Any:
         """ArviZ's summary of the relabelled draws: a DataFrame."""
         import arviz_stats
 
-        return arviz_stats.summary(self._relabelled(), round_to="none")
+        return arviz_stats.summary(self._relabelled, round_to="none")
 
     def report(self) -> str:
         """Whether the draws may be trusted, in words: invariant diagnostics, starts, divergences."""
         import arviz_stats
 
-        invariant = self.to_datatree()["invariant"].to_dataset()
+        invariant = self._relabelled["invariant"].to_dataset()
         rhat, ess = arviz_stats.rhat(invariant), arviz_stats.ess(invariant)
         lines = [
             f"NUTS of {self.mixture.name!r}: {_shape(self)} draws in {self.seconds:.1f} s",
@@ -176,9 +175,18 @@ class NUTSResult:
         return evaluate_draws(new, self._aligned())["mean_responsibilities"]
 
     def _aligned(self) -> dict[str, np.ndarray]:
-        posterior = self._relabelled()["posterior"]
-        names = {site: site for site in self.mixture.sites if site in posterior}
-        return {site: np.asarray(posterior[name]) for site, name in names.items()}
+        """The samples with every draw's clusters named as the pivot's."""
+        perms = np.asarray(self._relabelled["relabelling"]["permutation"])
+        aligned = {}
+        for name, value in self.samples.items():
+            axis = self.mixture.sites[name].cluster_axis
+            if axis is None:
+                aligned[name] = value
+                continue
+            shape = [1] * value.ndim
+            shape[:2], shape[2 + axis] = perms.shape[:2], perms.shape[2]
+            aligned[name] = np.take_along_axis(value, perms.reshape(shape), 2 + axis)
+        return aligned
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Log posterior predictive density of each row of new data, (*rows), in nats."""

@@ -469,12 +469,19 @@ def _prior_args(fn: Any) -> dict[str, Any]:
     }
 
 
+# Parameters that a distribution computes from what it was given, and that closed forms ask for.
+DERIVED = {
+    dist.InverseWishart: ("concentration", "scale_matrix"),
+    dist.Wishart: ("concentration", "scale_tril"),
+}
+
+
 def _own_parameters(base: Any) -> dict[str, tuple[Any, int]]:
     found = {}
     for name, constraint in base.arg_constraints.items():
         value = vars(base).get(name)
-        if value is None and isinstance(base, dist.InverseWishart):
-            value = getattr(base, name) if name in ("concentration", "scale_matrix") else None
+        if value is None and name in DERIVED.get(type(base), ()):
+            value = getattr(base, name)
         if value is None and isinstance(base, dist.InverseGamma | dist.LogNormal):
             value = vars(base.base_dist).get(name)
         if value is not None and not isinstance(value, int | str):

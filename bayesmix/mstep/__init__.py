@@ -10,7 +10,7 @@ import jax
 
 from bayesmix.density import Data, Density
 from bayesmix.mstep import mvn, normal, rates, weights  # noqa: F401  (they register their rules)
-from bayesmix.mstep.ascent import ascend, free_size
+from bayesmix.mstep.ascent import ascend
 from bayesmix.mstep.describe import describe
 from bayesmix.mstep.rules import Block, Context, Plan, Target, plan_for, rule
 from bayesmix.program import Params
@@ -21,7 +21,6 @@ __all__ = [
     "Plan",
     "Target",
     "describe",
-    "free_size",
     "m_step",
     "plan_for",
     "rule",

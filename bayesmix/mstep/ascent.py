@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
+from bayesmix.coordinates import constrain, free
 from bayesmix.density import Data, Density
 from bayesmix.program import Params
 
@@ -32,14 +32,6 @@ class Climb(NamedTuple):
     done: jax.Array
 
 
-def free_size(density: Density, sites: tuple[str, ...], data: Data) -> int:
-    """Number of unconstrained coordinates of the sites."""
-    transforms = density.transforms(data)
-    return sum(
-        jax.eval_shape(transforms[name].inv, jnp.ones(density.sites[name])).size for name in sites
-    )
-
-
 def ascend(
     density: Density,
     sites: tuple[str, ...],
@@ -53,20 +45,15 @@ def ascend(
 
     Never lowers Q; takes at most ``evaluations`` values of Q. ``inverse`` of zeros means unknown.
     """
-    transforms = density.transforms(data)
-    start = {name: transforms[name].inv(params[name]) for name in sites}
-    z, unravel = ravel_pytree(start)
-
-    def constrain(z: jax.Array) -> Params:
-        return {name: transforms[name](value) for name, value in unravel(z).items()}
+    z = free(density, params, data, sites)
 
     def objective(z: jax.Array) -> jax.Array:
-        return density.expected(params | constrain(z), statistics, data)
+        return density.expected(params | constrain(density, z, data, sites), statistics, data)
 
     last = climb(jax.value_and_grad(objective), z, inverse, evaluations)
     moved = {
         name: jnp.where(jnp.all(last.z == z), params[name], value)
-        for name, value in constrain(last.z).items()
+        for name, value in constrain(density, last.z, data, sites).items()
     }
     return params | moved, last.inverse
 

@@ -1,0 +1,73 @@
+"""Unconstrained coordinates: one flat vector for the values of all, or some, latent sites.
+
+The maps are NumPyro's bijections onto each site's support, so every vector stands for a legal point.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bayesmix.density import Data, Density
+from bayesmix.program import Params
+
+
+def unraveller(density: Density, data: Data, sites: Sequence[str] | None = None) -> Any:
+    """From a flat vector to {site: unconstrained value}."""
+    transforms = density.transforms(data)
+    like = {
+        name: jnp.zeros(transforms[name].inverse_shape(density.sites[name]))
+        for name in (density.sites if sites is None else sites)
+    }
+    return ravel_pytree(like)[1]
+
+
+def free_size(density: Density, data: Data, sites: Sequence[str] | None = None) -> int:
+    """Number of unconstrained coordinates of the sites, by default of all."""
+    transforms = density.transforms(data)
+    shapes = [
+        transforms[name].inverse_shape(density.sites[name])
+        for name in (density.sites if sites is None else sites)
+    ]
+    return sum(int(jnp.zeros(shape).size) for shape in shapes)
+
+
+def free(
+    density: Density, params: Params, data: Data, sites: Sequence[str] | None = None
+) -> jax.Array:
+    """Unconstrained coordinates of the sites, in one vector (n,)."""
+    transforms = density.transforms(data)
+    names = density.sites if sites is None else sites
+    return ravel_pytree({name: transforms[name].inv(params[name]) for name in names})[0]
+
+
+def constrain(
+    density: Density, z: jax.Array, data: Data, sites: Sequence[str] | None = None
+) -> Params:
+    """{site: constrained value} of unconstrained coordinates ``z``, (n,)."""
+    transforms = density.transforms(data)
+    return {n: transforms[n](value) for n, value in unraveller(density, data, sites)(z).items()}
+
+
+def free_log_density(density: Density, z: jax.Array, data: Data) -> jax.Array:
+    """Log joint plus the log Jacobian of the constraining maps, at unconstrained ``z``, in nats."""
+    transforms = density.transforms(data)
+    params, jacobian = {}, jnp.zeros((), z.dtype)
+    for name, value in unraveller(density, data)(z).items():
+        params[name] = transforms[name](value)
+        jacobian += jnp.sum(transforms[name].log_abs_det_jacobian(value, params[name]))
+    return density.log_joint(params, data) + jacobian
+
+
+to_free = jax.jit(free, static_argnums=0)
+from_free = jax.jit(constrain, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def moved(density: Density, params: Params, data: Data, step: Any) -> Params:
+    """``params`` moved by different amounts in all coordinates: a generic point near them."""
+    z = free(density, params, data)
+    return constrain(density, z + step * jnp.cos(1.0 + jnp.arange(z.size)), data)
