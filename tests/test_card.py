@@ -229,6 +229,8 @@ def test_the_same_program_traced_twice_is_the_same(results):
 
 
 GOOD = {
+    "converged": True,
+    "regular": True,
     "kind": "relabelled",
     "divergences": 0,
     "chains": 4,
@@ -248,6 +250,8 @@ VERDICTS = [
     ({"rhat_invariant": 1.02}, "run them longer", True),
     ({"ess_invariant": 100.0}, "draw more", True),
     ({"rhat_parameters": 1.5}, "trust the first table only", True),
+    ({"converged": False}, "EM did not converge", True),
+    ({"regular": False}, "EM found no regular mode", True),
     ({"divergences": 3}, "3 transitions of 4000 diverged", True),
     ({"higher": 4.2}, "4.20 nats above EM's MAP: EM missed a mode", True),
     ({"farthest": ("var[1]", -1.6)}, "var[1] lies -1.6 sd from it", False),

@@ -181,7 +181,7 @@ def test_forest_draws_differences_from_the_map():
     rows = parameters(em, nuts)
     figure = plots.forest(em, nuts)
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
-    assert list(panels)[:2] == ["weights", "cov[eruptions, eruptions]"]
+    assert list(panels)[:2] == ["weights", "loc[eruptions]"]
     row = next(row for row in rows if row.label == "loc[1, waiting]")
     outer = panels["loc[waiting]"].collections[2].get_segments()[0][:, 0]
     assert outer == pytest.approx(np.quantile(row.draws - row.point, [0.025, 0.975]))
@@ -200,6 +200,13 @@ def test_large_arrays_are_left_out_of_traces():
     assert not any(title.startswith("cov") for title in titles)
     named = plots.rank(fits.pair("flowers")[1], var_names=["weights"])
     assert len([ax for ax in named.axes if ax.has_data()]) == 3
+
+
+def test_forest_of_chosen_sites():
+    figure = plots.forest(*fits.pair("flowers")[:2], var_names=["loc"])
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert len(titles) == 4
+    assert all(title.startswith("loc[") for title in titles)
 
 
 # Refusals.
@@ -230,6 +237,10 @@ REFUSED = {
     "results that differ": (
         lambda: plots.responsibilities(fits.pair("faithful")[0], fits.pair("flowers")[1]),
         "differ in their observations",
+    ),
+    "an unknown site": (
+        lambda: plots.forest(*fits.pair("waiting")[:2], var_names=["cov"]),
+        "no site 'cov'",
     ),
     "no history": (lambda: plots.history(fits.pair("faithful")[1]), "history needs"),
 }

@@ -195,9 +195,9 @@ def rows_of(em: Any, draws: dict[str, np.ndarray]) -> Iterator[Parameter]:
 
 
 def labels_of(mixture: Any) -> dict[str, np.ndarray]:
-    """A name per element of each site, such as loc[0, waiting], in the site's shape."""
+    """A name per element of each site, such as loc[0, waiting]; small sites before large ones."""
     names = {}
-    for name, site in mixture.sites.items():
+    for name, site in sorted(mixture.sites.items(), key=lambda s: int(np.prod(s[1].shape))):
         labels = np.empty(tuple(site.shape), dtype=object)
         axes = [_axis_labels(mixture, *axis) for axis in zip(site.dims, site.shape, strict=True)]
         for at in np.ndindex(*labels.shape):

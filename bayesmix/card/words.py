@@ -54,6 +54,8 @@ def facts_of(
     return {
         "kind": "relabelled" if free else "as declared",
         "divergences": int(np.sum(nuts.sample_stats.get("diverging", 0))),
+        "converged": bool(em.converged),
+        "regular": bool(em.modes[0].regular) if len(em.modes) else True,
         "chains": chains,
         "draws": draws,
         "seconds_em": float(em.seconds),
@@ -88,14 +90,17 @@ def _farthest(shift: pd.Series) -> tuple[str, float]:
 def needs_care(f: dict[str, Any]) -> bool:
     """Whether the reader should hesitate."""
     settled = f["rhat_invariant"] <= RHAT_GOOD and f["rhat_parameters"] <= RHAT_GOOD
-    return (
-        not settled or f["divergences"] > 0 or f["ess_invariant"] < ESS_GOOD or f["higher"] > HIGHER
-    )
+    sampled = f["divergences"] == 0 and f["ess_invariant"] >= ESS_GOOD and f["higher"] <= HIGHER
+    return not (settled and sampled and f["converged"] and f["regular"])
 
 
 def verdict(f: dict[str, Any]) -> Iterator[str]:
     """The gist first, then what it does not say."""
     yield _gist(f)
+    if not f["converged"]:
+        yield "EM did not converge (see its line above): its MAP is provisional."
+    if not f["regular"]:
+        yield "EM found no regular mode: its MAP lies where the log joint is degenerate."
     if f["divergences"]:
         yield (
             f"{_count(f['divergences'], 'transition')} of {f['chains'] * f['draws']} diverged: the "
@@ -185,12 +190,23 @@ def notes(em: Any, nuts: Any, f: dict[str, Any]) -> Iterator[str]:
         if name
         else " The highest point in NUTS's unconstrained space lies elsewhere (Newton found none)."
     )
+    yield from _rivals(em)
     yield (
         f"Log joint: draws lie {f['drop']:.1f} nats below the MAP on average; a Gaussian posterior "
         f"of {em.n_parameters} parameters would lie {f['expected_drop']:.1f} below."
     )
     yield from (f"EM: {note}" for note in em.notes)
     yield from (f"NUTS: {note}" for note in nuts.notes)
+
+
+def _rivals(em: Any) -> Iterator[str]:
+    """How far below the MAP EM's next regular mode lies."""
+    others = [m for m in list(em.modes)[1:] if m.regular]
+    if others:
+        yield (
+            f"EM's next regular mode lies {em.log_joint - others[0].log_joint:.2f} nats below the "
+            f"MAP ({_count(others[0].starts, 'start')}); em.modes lists them all."
+        )
 
 
 def _starts(policy: str) -> str:

@@ -133,6 +133,8 @@ def _figures(folder: Path, task: Task, em: Any, nuts: Any) -> dict[str, bytes]:
         "rank": lambda: plots.rank(nuts),
     }
     del draw["density" if task.table.shape[1] > 1 else "clusters"]
+    if task.model == "bernoulli":
+        draw.pop("clusters", None)  # 0 and 1 in a scatter show nothing
     if len(em.history) < 2:
         del draw["history"]
     folder.mkdir()

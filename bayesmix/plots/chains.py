@@ -92,7 +92,9 @@ def _diagnostic_tree(source: Any) -> xarray.DataTree:
         raise ValueError("EM's result is one point and has no chains: pass NUTS's result")
     posterior = tree.children["posterior"].to_dataset(inherit=False)
     if "invariant" in tree.children:
-        posterior = tree.children["invariant"].to_dataset(inherit=False).merge(posterior)
+        sites = sorted(posterior.data_vars, key=lambda name: posterior[name].size)
+        invariant = tree.children["invariant"].to_dataset(inherit=False)
+        posterior = invariant.merge(posterior[sites])
     groups = {"posterior": posterior, "sample_stats": tree.children["sample_stats"].to_dataset()}
     return DataTree.from_dict(groups)
 

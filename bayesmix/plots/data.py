@@ -59,7 +59,11 @@ def density(result: Any, x: Any = None, *, ax: Axes | None = None) -> Figure:
         ax.margins(x=0.01)
         kind = "probability" if discrete else "density"
         put_title(ax, f"{view.columns[0]}: the mixture {kind} and its {view.K} parts", _bands(view))
-        ax.legend(loc="best")
+        if discrete:
+            ax.locator_params(axis="x", integer=True)
+        handles, names = ax.get_legend_handles_labels()
+        order = sorted(range(len(names)), key=lambda i: names[i] != "data")
+        ax.legend([handles[i] for i in order], [names[i] for i in order], loc="best")
     return figure_of(ax)
 
 
@@ -286,6 +290,7 @@ def _pairs(view: View, moments: Any, chosen: Sequence[int]) -> Figure:
         title=subtitle + more,
         alignment="left",
     )
+    axes[0, -1].get_legend().set_in_layout(False)  # it stands in the empty half of the grid
     figure.suptitle(_clusters_title(view), x=0.01, ha="left", fontsize=11.5, fontweight="semibold")
     return figure
 

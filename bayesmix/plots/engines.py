@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,18 +61,22 @@ def history(em: Any, *, ax: Axes | None = None) -> Figure:
 
 
 def _mark_modes(ax: Axes, em: Any, right: float) -> None:
+    from matplotlib.patheffects import withStroke
+
     best = float(em.log_joint)
     others = [m for m in em.modes if np.isfinite(m.log_joint) and best - m.log_joint > 1e-3][:3]
-    for mode in others:
+    halo = [withStroke(linewidth=3, foreground="white")]
+    for number, mode in enumerate(others):
         below = best - float(mode.log_joint)
         ax.axhline(below, color=PALETTE[1], lw=1, ls=(0, (4, 3)))
         starts = f"{mode.starts} start{'s' if mode.starts != 1 else ''}"
         ax.annotate(
             f"another mode ({starts})",
-            (right, below),
+            (right * (1 - 0.3 * number), below),
             (0, 3),
             textcoords="offset points",
             ha="right",
+            path_effects=halo,
             color=PALETTE[1],
             fontsize=8.5,
         )
@@ -177,22 +182,37 @@ def _draw_doubtful(ax: Axes, views: list[View], show: int) -> None:
 # EM against NUTS.
 
 
-def forest(em: Any, nuts: Any) -> Figure:
+def forest(em: Any, nuts: Any, var_names: Sequence[str] | None = None) -> Figure:
     """Posterior intervals of the relabelled parameters (50 and 95 %), with EM's MAP as diamonds.
 
     Differences from the MAP are drawn, because clusters lie far apart and their posteriors are
     narrow; the MAP itself stands at the left. One panel per parameter and column, in its own unit;
-    one line per cluster, which carries the name it has in EM. Raises ValueError like `card`.
+    one line per cluster, which carries the name it has in EM. var_names : which sites; default all,
+    as long as there are at most 30 panels (large sites are left out, largest first). Raises
+    ValueError like `card`.
     """
     from bayesmix.card import parameters
 
-    panels: dict[str, list[tuple[int | None, Any]]] = {}
+    sites: dict[str, dict[str, list[tuple[int | None, Any]]]] = {}
     for row in parameters(em, nuts):
         axis = em.mixture.sites[row.site].cluster_axis
         k = None if axis is None else row.at[axis]
+        panels = sites.setdefault(row.site, {})
         panels.setdefault(_without_cluster(row.label, axis), []).append((k, row))
+    chosen = _few_enough(sites) if var_names is None else list(var_names)
+    for name in chosen:
+        if name not in sites:
+            raise ValueError(f"no site {name!r}: there are {', '.join(sites)}")
     with styled():
-        return _draw_forest(panels, em.mixture.K)
+        shown = {panel: rows for site in chosen for panel, rows in sites[site].items()}
+        return _draw_forest(shown, em.mixture.K)
+
+
+def _few_enough(sites: dict[str, dict[str, Any]], most: int = 30) -> list[str]:
+    panels = {site: len(of_site) for site, of_site in sites.items()}
+    while sum(panels.values()) > most and len(panels) > 1:
+        del panels[max(panels, key=lambda site: panels[site])]
+    return list(panels)
 
 
 def _without_cluster(label: str, axis: int | None) -> str:
