@@ -1,4 +1,4 @@
-"""bayesmix: mixture models as NumPyro programs, fitted by EM and by NUTS, compared through ArviZ."""
+"""Mixture models as NumPyro programs, fitted by EM and by NUTS, compared through ArviZ."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -25,8 +25,8 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 __all__ = [
     "EM",
-    "EMResult",
     "NUTS",
+    "EMResult",
     "Mixture",
     "NUTSResult",
     "certify",

@@ -61,7 +61,7 @@ class Certificate:
                 for c in self.checks
             ),
             "",
-            "EM maximises the density over the constrained sites; NUTS samples the same density over",
+            "EM maximises the density over the constrained sites; NUTS samples the same density in",
             "unconstrained coordinates, where it gains the log Jacobian of the constraining maps",
             f"({self.jacobian:+.4f} nats at the first point): their modes are different points.",
         ]

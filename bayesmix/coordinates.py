@@ -1,6 +1,6 @@
 """Unconstrained coordinates: one flat vector for the values of all, or some, latent sites.
 
-The maps are NumPyro's bijections onto each site's support, so every vector stands for a legal point.
+The maps are NumPyro's bijections onto each site's support, so every vector is a legal point.
 """
 
 from collections.abc import Sequence

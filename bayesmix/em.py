@@ -2,8 +2,8 @@
 
 One step is E (a sweep over the data at the current params: log joint and statistics) and M (the
 plan's blocks in turn). The loop is compiled once per program and shapes; a start is a matrix of
-responsibilities; runs from several starts become an atlas of modes, of which the best regular one is
-the result. The density that is maximised is the one over the constrained sites, without a Jacobian.
+responsibilities; runs from several starts become an atlas of modes, of which the best regular one
+is the result. What is maximised is the density over the constrained sites, without a Jacobian.
 """
 
 import math
@@ -324,9 +324,7 @@ class EMResult:
         """A DataFrame with one row per element of every site at the MAP."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {"map": {name: value for name, value in _elements(self.mixture, self.params)}}
-        )
+        return pd.DataFrame({"map": dict(_elements(self.mixture, self.params))})
 
     def to_datatree(self, **kwargs: Any) -> Any:
         """An ArviZ DataTree of one chain and one draw; see ``bayesmix.posterior.em_tree``."""
@@ -537,7 +535,8 @@ def _seed(key: Any) -> np.random.SeedSequence:
         words = np.asarray(jax.random.key_data(key))
     except (TypeError, ValueError, AttributeError):
         raise ValueError(
-            f"the first argument of run is a random key, jax.random.key(0), not {type(key).__name__}"
+            "the first argument of run is a random key, jax.random.key(0), not "
+            f"{type(key).__name__}"
         ) from None
     return np.random.SeedSequence([int(word) for word in words.ravel()])
 
@@ -624,8 +623,8 @@ def _nowhere(mixture: Mixture) -> str:
             "joint is not finite anywhere: leave the column out"
         )
     return (
-        f"the log joint of site {mixture.name!r} is not finite at any of the starts: columns may be "
-        "collinear, or there are too few rows for K and the number of columns"
+        f"the log joint of site {mixture.name!r} is not finite at any of the starts: columns may "
+        "be collinear, or there are too few rows for K and the number of columns"
     )
 
 

@@ -175,7 +175,7 @@ def canonical(params: Any) -> Any:
         return (canonical(params.jaxpr), canonical(tuple(params.consts)))
     if callable(params) and not isinstance(params, type):
         return type(params).__name__
-    return params if type(params).__hash__ else repr(params)
+    return repr(params) if type(params).__hash__ is None else params
 
 
 def _canonical_jaxpr(jaxpr: Any) -> Any:
@@ -245,7 +245,9 @@ def evaluate(outputs: Sequence[Node], given: dict[int, Any]) -> list[Any]:
             continue
         primitive = node.equation.primitive
         bound = primitive.get_bind_params(node.equation.params)
-        functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a dict: jax >= 0.10
+        functions, params = (
+            bound if isinstance(bound, tuple) else ((), bound)
+        )  # a dict: jax >= 0.10
         result = primitive.bind(*functions, *(values[n.number] for n in node.inputs), **params)
         for sibling in node.equation.results:
             values[sibling.number] = result[sibling.out] if primitive.multiple_results else result
@@ -259,7 +261,7 @@ def fingerprint(outputs: Sequence[Node]) -> Any:
     and never holds any of their values.
     """
     order: dict[int, int] = {}
-    lines = []
+    lines: list[Any] = []
     for node in ancestors(outputs):
         order[node.number] = len(order)
         if node.equation is not None:
@@ -296,16 +298,19 @@ def unary_map(node: Node) -> tuple[str, str] | None:
     node = core(node)
     if node.site:
         return "identity", node.site
-    name, inner = _root(node)
-    if name is None and node.label == "exp":
-        name, inner = "exp", node.inputs[0]
-    if name is None and (matrix := _cholesky_of(node)) is not None:
-        name, inner = "cholesky", matrix
-    site = core(inner).site if name else None
-    return (name, site) if site else None
+    for name, inner in (_root(node), _cholesky(node), _exp(node)):
+        site = core(inner).site
+        if name and site:
+            return name, site
+    return None
 
 
-def _root(node: Node) -> tuple[str | None, Node]:
+def _exp(node: Node) -> tuple[str, Node]:
+    return ("exp", node.inputs[0]) if node.label == "exp" else ("", node)
+
+
+def _root(node: Node) -> tuple[str, Node]:
+    """("sqrt" or "rsqrt", its argument), or ("", node)."""
     if node.label in ("sqrt", "rsqrt"):
         return node.label, node.inputs[0]
     if node.label == "pow" and _is_literal(node.inputs[1], 0.5):
@@ -314,8 +319,8 @@ def _root(node: Node) -> tuple[str | None, Node]:
         return "rsqrt", node.inputs[0]
     if node.label == "div" and _is_literal(node.inputs[0], 1.0):
         name, inner = _root(core(node.inputs[1]))
-        return ("rsqrt", inner) if name == "sqrt" else (None, node)
-    return None, node
+        return ("rsqrt", inner) if name == "sqrt" else ("", node)
+    return "", node
 
 
 def _is_literal(node: Node, value: float) -> bool:
@@ -323,17 +328,17 @@ def _is_literal(node: Node, value: float) -> bool:
     return node.label == "literal" and bool(np.all(node.value == value))
 
 
-def _cholesky_of(node: Node) -> Node | None:
-    """The matrix A of ``jnp.linalg.cholesky(A)``, which is tril(cholesky((A + A') / 2))."""
-    if node.label == "select_n":
-        node = node.inputs[-1]
-    if node.label != "cholesky" or node.inputs[0].label != "div":
-        return None
-    total = node.inputs[0].inputs[0]
+def _cholesky(node: Node) -> tuple[str, Node]:
+    """("cholesky", A) for ``jnp.linalg.cholesky(A)``, which is tril(cholesky((A + A') / 2))."""
+    factor = node.inputs[-1] if node.label == "select_n" else node
+    if factor.label != "cholesky" or factor.inputs[0].label != "div":
+        return "", node
+    total = factor.inputs[0].inputs[0]
     if total.label != "add":
-        return None
+        return "", node
     left, right = total.inputs
-    return left if right.label == "transpose" and right.inputs[0] is left else None
+    same = right.label == "transpose" and right.inputs[0] is left
+    return ("cholesky", left) if same else ("", node)
 
 
 def degree(node: Node, site: str) -> float | None:
@@ -343,8 +348,8 @@ def degree(node: Node, site: str) -> float | None:
         return 1.0
     if site not in node.depends:
         return 0.0
-    powers = [degree(operand, site) for operand in node.inputs]
-    if any(power is None for power in powers):
+    powers = [power for operand in node.inputs if (power := degree(operand, site)) is not None]
+    if len(powers) < len(node.inputs) or node.equation is None:
         return None
     match node.label:
         case "mul":
@@ -452,9 +457,7 @@ def _is_elementwise(node: Node) -> bool:
 
 
 def _broadcasts(shape: Sequence[int], full: Sequence[int]) -> bool:
-    return len(shape) == len(full) and all(
-        a in (1, b) for a, b in zip(shape, full, strict=True)
-    )
+    return len(shape) == len(full) and all(a in (1, b) for a, b in zip(shape, full, strict=True))
 
 
 def _reshaped(node: Node, before: Axes) -> Axes:

@@ -1,13 +1,12 @@
 """Curvature at a mode, in unconstrained coordinates.
 
-The density that a sampler sees is the log joint over unconstrained coordinates z, Jacobian included;
-its mode is not EM's (which is the mode over the constrained sites): a few Newton steps lead from the
-one to the other. ``Geometry`` is that mode with the Gaussian that fits it best.
+The density that a sampler sees is the log joint over unconstrained coordinates z, with the
+Jacobian; its mode is not EM's (the mode over the constrained sites): a few Newton steps lead from
+the one to the other. ``Geometry`` is that mode with the Gaussian that fits it best.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp

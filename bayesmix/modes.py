@@ -61,9 +61,8 @@ class Modes(Sequence):
         lines = ["mode     log joint  starts  smallest cluster"]
         for number, mode in enumerate(self.modes):
             note = "" if mode.regular else f"  {mode.reason}"
-            lines.append(
-                f"{number:4d}  {mode.log_joint:12.4f}  {mode.starts:6d}  {mode.smallest:16.1f}{note}"
-            )
+            size = f"{mode.smallest:16.1f}"
+            lines.append(f"{number:4d}  {mode.log_joint:12.4f}  {mode.starts:6d}  {size}{note}")
         return "\n".join(lines)
 
 
@@ -95,7 +94,9 @@ def judge(
     )
 
 
-def _degeneracy(mixture: Mixture, leaves: dict[str, np.ndarray], counts: np.ndarray, degenerate: bool) -> str:
+def _degeneracy(
+    mixture: Mixture, leaves: dict[str, np.ndarray], counts: np.ndarray, degenerate: bool
+) -> str:
     """Why a mode is not regular, in words; "" if it is."""
     spread = _smallest_spread(mixture, leaves)
     smallest = int(np.argmin(counts))

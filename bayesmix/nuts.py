@@ -24,15 +24,14 @@ from bayesmix.density import (
     Density,
     data_of,
     density_of,
-    evaluate_draws,
-    exchangeable,
-    permute,
     responsibilities,
 )
+from bayesmix.draws import evaluate_draws
 from bayesmix.em import EM, EMResult
 from bayesmix.laplace import geometry_at
 from bayesmix.predict import simulate_posterior, with_data
 from bayesmix.program import Mixture, trace
+from bayesmix.symmetry import exchangeable, permute
 
 BLOCK = 100
 COMPARABLE = np.log(100.0)
@@ -148,26 +147,15 @@ class NUTSResult:
 
     def summary(self) -> Any:
         """ArviZ's summary of the relabelled draws: a DataFrame."""
-        import arviz_stats
+        from bayesmix.report import summary
 
-        return arviz_stats.summary(self._relabelled, round_to="none")
+        return summary(self._relabelled)
 
     def report(self) -> str:
-        """Whether the draws may be trusted, in words: invariant diagnostics, starts, divergences."""
-        import arviz_stats
+        """Whether the draws may be trusted, in words; see ``bayesmix.report.report``."""
+        from bayesmix.report import report
 
-        invariant = self._relabelled["invariant"].to_dataset()
-        rhat, ess = arviz_stats.rhat(invariant), arviz_stats.ess(invariant)
-        lines = [
-            f"NUTS of {self.mixture.name!r}: {_shape(self)} draws in {self.seconds:.1f} s",
-            *(
-                f"{name}: R-hat {float(rhat[name].max()):.3f}, ESS {float(ess[name].min()):.0f}"
-                for name in invariant.data_vars
-            ),
-            self.start_policy,
-            *self.notes,
-        ]
-        return "\n".join(lines)
+        return report(self, self._relabelled)
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Responsibilities averaged over the relabelled posterior, (*rows, K); new data as args."""
@@ -411,15 +399,12 @@ def _from_modes(
     inverse = np.linalg.inv(best.factor)
     points = []
     for number, chain_key in zip(share, jax.random.split(key, chains), strict=True):
-        mode, geometry = known[number]
-        centre = geometry.z
+        geometry = known[number][1]
         if number:
-            same_names = _aligned(mixture, from_free(density, centre, data), em.params)
-            centre = np.asarray(to_free(density, same_names, data))
+            same_names = _aligned(mixture, from_free(density, geometry.z, data), em.params)
             geometry = geometry_at(mixture, same_names) or geometry
-            centre = geometry.z
-        spread = geometry.factor @ np.asarray(jax.random.normal(chain_key, (centre.size,)))
-        points.append(inverse @ (centre + spread - best.z))
+        spread = geometry.factor @ np.asarray(jax.random.normal(chain_key, (geometry.z.size,)))
+        points.append(inverse @ (geometry.z + spread - best.z))
     policy = _policy(len(known), chains)
     return Frame(best.z, best.factor), np.stack(points), policy, []
 

@@ -10,7 +10,7 @@ where there are any), responsibilities (`resp`), pivot (sites and `resp` of EM's
 draw of highest log joint); prior, prior_predictive and posterior_predictive on request.
 
 Lives here: names of dims and coordinates, groups, attributes. Does not live here: any inference;
-the numbers come from `bayesmix.density`.
+the numbers come from `bayesmix.draws`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix import density
+from bayesmix.draws import evaluate_draws
 from bayesmix.predict import replicate
+from bayesmix.symmetry import exchangeable
 
 if TYPE_CHECKING:
     import xarray
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 RESP_BYTES = 256 * 10**6
 SAMPLE = ("chain", "draw")
 # Dims that ArviZ uses itself; an axis of the program that carries such a name is renamed.
-# Names that ArviZ uses for axes of its own; `column` is how its forest and ridge plots lay out panels.
+# `column` is one: its forest and ridge plots lay out their panels along it.
 RESERVED = frozenset({*SAMPLE, "sample", "quantile", "ci_bound", "plot_axis", "rank", "column"})
 # `lp` of NUTS is the density of the unconstrained sites; `log_joint` that of the constrained ones.
 INTEGER_STATS = frozenset({"n_steps", "tree_depth"})
@@ -109,7 +110,7 @@ def _tree(
 
     mixture = result.mixture
     layout = _layout(mixture)
-    found = density.evaluate_draws(mixture, draws)
+    found = evaluate_draws(mixture, draws)
     pivot = _pivot(mixture, draws, found, start)
     groups = {
         "posterior": layout.sites(draws),
@@ -291,7 +292,7 @@ def _pivot(
     one = {site: value[best][None, None] for site, value in draws.items()}
     resp = found["responsibilities"]
     if resp is None:
-        alone = density.evaluate_draws(mixture, one)["responsibilities"]
+        alone = evaluate_draws(mixture, one)["responsibilities"]
     return {
         "kind": "draw",
         "params": {site: value[0, 0] for site, value in one.items()},
@@ -396,7 +397,7 @@ def _structure(mixture: Any, layout: _Layout, params: dict[str, Any]) -> dict[st
         "n_clusters": mixture.K,
         "cluster_dim": layout.cluster,
         "n_observations": mixture.N,
-        "exchangeable": json.dumps([list(c) for c in density.exchangeable(mixture, params)]),
+        "exchangeable": json.dumps([list(c) for c in exchangeable(mixture, params)]),
         "cluster_axes": json.dumps(axes),
         "site_names": json.dumps(renamed) if renamed else None,
     }

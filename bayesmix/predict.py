@@ -76,7 +76,8 @@ def replicate(
         keys = jax.random.split(key, total)
 
         def one(key_and_params: Any) -> jax.Array:
-            return _draw(*key_and_params, mixture, n)
+            one_key, params = key_and_params
+            return _draw(one_key, params, mixture, n)
 
         values = np.asarray(jax.jit(lambda kp: jax.lax.map(one, kp))((keys, flat)))
     return values.reshape(*lead, *values.shape[1:])

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
@@ -151,10 +150,10 @@ class Mixture:
     @property
     def reading(self) -> Reading:
         """The graph in the ambient precision (float64 under ``jax.enable_x64``)."""
-        x64 = bool(jax.config.jax_enable_x64)
-        if x64 not in self._readings:
-            self._readings[x64] = _read(self.program, self.arguments, self.static_data)[0]
-        return self._readings[x64]
+        key = x64()
+        if key not in self._readings:
+            self._readings[key] = _read(self.program, self.arguments, self.static_data)[0]
+        return self._readings[key]
 
     @cached_property
     def _text(self) -> str:
@@ -167,6 +166,11 @@ class Mixture:
 
     def __repr__(self) -> str:
         return self._text
+
+
+def x64() -> bool:
+    """Whether the ambient precision is float64."""
+    return jnp.result_type(float) == jnp.float64
 
 
 def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
@@ -326,9 +330,7 @@ def _program_message(error: Exception, met: list[tuple[str, tuple[int, ...]]]) -
 def _unwrap(fn: Any) -> tuple[Any, list[Any]]:
     """The distribution inside Expanded, Independent and Masked wrappers, and the masks."""
     masks = []
-    while isinstance(
-        fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution
-    ):
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         if isinstance(fn, dist.MaskedDistribution):
             masks.append(fn._mask)
         fn = fn.base_dist
@@ -439,7 +441,7 @@ def _row_scale(site: dict[str, Any], masks: list[Any], rows: tuple[int, ...]) ->
 
 def _mixing_values(mixing: Any) -> Any:
     """The mixing distribution's own parameter: probabilities if it has them, else logits."""
-    return vars(mixing)["probs"] if "probs" in vars(mixing) else mixing.logits
+    return mixing.probs if "probs" in vars(mixing) else mixing.logits
 
 
 def _leaves(mixture: Any) -> list[dict[str, Any]]:
@@ -514,10 +516,8 @@ def _assemble(
     paths = _cluster_axes(reading, found, K, memo)
     links = _links(reading, found, memo)
     plates = {n: _plate_dims(s) for n, s in found.latent.items()}
-    cluster_dim = next(
-        (plates[n][axis] for n, axis in paths.items() if axis is not None and plates[n][axis]),
-        "cluster",
-    )
+    named = (plates[n][axis] for n, axis in paths.items() if axis is not None)
+    cluster_dim = next((name for name in named if name is not None), "cluster")
     value = _concrete(reading, reading.value)
     event_dims = _event_dims(mixture.event_dim, found.site)
     sites = {
@@ -598,9 +598,9 @@ def _cluster_axes(
                     labels.add(label)
                     pending.append(label)
     result: dict[str, int | None] = {}
-    for name, site in found.latent.items():
-        declared = (site["infer"] or {}).get("event_dims", ())
-        shape = reading.sites[name].shape if name in reading.sites else tuple(site["fn"].shape())
+    for name, latent in found.latent.items():
+        declared = (latent["infer"] or {}).get("event_dims", ())
+        shape = tuple(latent["fn"].shape())
         if "cluster" in declared:
             result[name] = len(shape) - len(declared) + list(declared).index("cluster")
             continue

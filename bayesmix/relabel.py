@@ -292,7 +292,7 @@ def _blocks(tree: xarray.DataTree, mixture: Any) -> Iterator[tuple[int, np.ndarr
 
 
 def _computed_blocks(tree: xarray.DataTree, mixture: Any) -> Iterator[tuple[int, np.ndarray]]:
-    from bayesmix.density import evaluate_draws
+    from bayesmix.draws import evaluate_draws
 
     names = json.loads(tree.attrs.get("site_names", "{}"))
     posterior = _dataset(tree, "posterior")

@@ -59,7 +59,7 @@ def _scaled(x: np.ndarray) -> np.ndarray:
 
 
 def _whitened(x: np.ndarray) -> np.ndarray:
-    """Rows in coordinates that are uncorrelated with unit variance; flat directions are left out."""
+    """Rows in uncorrelated coordinates of unit variance, without the directions that are flat."""
     z = _scaled(x)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(z.T, bias=True)))
     kept = values > 1e-12 * values.max() if values.max() > 0 else np.ones_like(values, bool)

@@ -18,7 +18,7 @@ from programs import BY_ID, PROGRAMS, WEIGHTS, Y
 from scipy.special import logsumexp, softmax
 
 import bayesmix as bm
-from bayesmix import density
+from bayesmix import density, symmetry
 
 DRAWS = 3
 rows = pytest.mark.parametrize("row", PROGRAMS, ids=str)
@@ -221,7 +221,7 @@ def test_two_readings_of_a_program_are_equal(row):
 def test_exchangeable_clusters(row):
     """Exactly the permutations that leave NumPyro's log joint unchanged are declared."""
     with x64():
-        declared = density.exchangeable(traced(row.id), record(row.id).draws[0])
+        declared = symmetry.exchangeable(traced(row.id), record(row.id).draws[0])
     assert sorted(map(sorted, declared)) == sorted(map(sorted, row.classes))
 
 
@@ -236,7 +236,7 @@ def test_permuted_clusters(row_id):
     for perm in oracles.permutations_within(row.classes):
         params = oracles.permute(out.draws[0], row.axes, perm)
         with x64():
-            ours = density.permute(out.mixture, out.draws[0], perm)
+            ours = symmetry.permute(out.mixture, out.draws[0], perm)
             value = float(bm.log_joint(out.mixture, params))
             resp = np.asarray(bm.responsibilities(out.mixture, params))
         for name in params:

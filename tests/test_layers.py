@@ -17,15 +17,20 @@ ROOMS = (
     "families",
     "sweep",
     "density",
+    "coordinates",
     "mstep",
     "start",
     "accelerate",
     "modes",
+    "symmetry",
+    "draws",
     "predict",
     "em",
+    "laplace",
     "nuts",
     "posterior",
     "relabel",
+    "report",
     "card",
     "certify",
     "models",
@@ -41,6 +46,8 @@ REACHING_UP = {
     ("program", "mstep"),  # printing a Mixture tells which update EM will use
     ("em", "posterior"),  # result.to_datatree()
     ("nuts", "posterior"),
+    ("nuts", "report"),
+    ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws
 }
 
 # Slow to import: only inside functions. The rooms below `posterior` do without xarray and ArviZ.

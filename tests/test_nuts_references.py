@@ -37,11 +37,20 @@ def _mcse(draws, method="mean"):
     return np.array(error, float).reshape(draws.shape[2:])
 
 
-def assert_within(draws, expected, error=0.0, what=""):
-    """The mean of the draws is within Z combined standard errors of the expected value."""
+def assert_within(draws, expected, error=0.0, what="", rare=False):
+    """The mean of the draws is within Z combined standard errors of the expected value.
+
+    rare : the draws are probabilities, and a small one may rest on a region seldom visited.
+    """
     expected = np.asarray(expected, float)
     ours = draws.mean((0, 1))
     combined = np.sqrt(_mcse(draws) ** 2 + np.asarray(error) ** 2)
+    if rare:
+        # Fewer than ten expected visits: draws that saw none cannot know their own error. The
+        # variance of a number in [0, 1] is at most p (1 - p); half the draws count as independent.
+        p, half = np.clip(expected, 0.0, 1.0), draws.shape[0] * draws.shape[1] / 2
+        bound = np.sqrt(p * (1 - p) / half)
+        combined = np.where(np.minimum(p, 1 - p) * half < 10, np.hypot(combined, bound), combined)
     score = np.abs(ours - expected) / np.maximum(combined, 1e-12)
     assert np.all(score <= Z), f"{what}: {ours} against {expected}, {score} standard errors"
 
@@ -219,7 +228,7 @@ def test_exact_coclustering(reference, name):
     pairs = np.triu_indices(len(x), 1)
     together = (resp @ np.swapaxes(resp, -1, -2))[..., pairs[0], pairs[1]]
     expected = np.asarray(facts["coclustering_matrix"])[pairs]
-    assert_within(together, expected, what=f"{name} co-clustering")
+    assert_within(together, expected, what=f"{name} co-clustering", rare=True)
     assert all(np.all(np.isfinite(value)) for value in samples.values())
     assert all(value.shape[:2] == (CHAINS, 2000) for value in samples.values())
 
@@ -251,7 +260,8 @@ def test_exact_moments_where_priors_tell_clusters_apart(reference, name):
     facts, x, terms, result, samples = _exact(reference, name)
     resp = softmax(terms(samples, x), -1)
     # In a row, p(z = 1) is one less p(z = 0): one column says it all.
-    assert_within(resp[..., 0], np.asarray(facts["responsibilities_P_zi_eq_k"])[:, 0], what="resp")
+    first = np.asarray(facts["responsibilities_P_zi_eq_k"])[:, 0]
+    assert_within(resp[..., 0], first, what="resp", rare=True)
     np.testing.assert_allclose(result.predict_proba(x), resp.mean((0, 1)), atol=1e-8)
     if facts["E_weights"] is not None:
         weights = samples["weights"][..., 0]

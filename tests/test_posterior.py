@@ -20,8 +20,8 @@ from oracles import draw_params
 from programs import BY_ID
 from scipy import stats
 
-from bayesmix import density
 from bayesmix import posterior as room
+from bayesmix import symmetry
 from bayesmix.posterior import em_tree, nuts_tree
 from bayesmix.program import trace
 from bayesmix.relabel import relabel
@@ -107,7 +107,7 @@ def samples():
 def em(mixture, samples):
     params = {site: value.mean(axis=(0, 1)) for site, value in samples.items()}
     one = {site: value[None, None] for site, value in params.items()}
-    found = room.density.evaluate_draws(mixture, one)
+    found = room.evaluate_draws(mixture, one)
     return SimpleNamespace(
         mixture=mixture,
         params=params,
@@ -360,7 +360,7 @@ def test_an_improper_prior_cannot_be_drawn_from(mixture, samples):
 def test_large_responsibilities_are_left_out_and_relabel_computes_them(
     mixture, samples, em, monkeypatch
 ):
-    whole = room.density.evaluate_draws
+    whole = room.evaluate_draws
 
     def without_resp(mixture, draws):
         found = dict(whole(mixture, draws))
@@ -369,7 +369,7 @@ def test_large_responsibilities_are_left_out_and_relabel_computes_them(
         return found
 
     stored = relabel(nuts_tree(result_of(mixture, samples, start=em)))
-    monkeypatch.setattr(room.density, "evaluate_draws", without_resp)
+    monkeypatch.setattr(room, "evaluate_draws", without_resp)
     for start in (em, None):
         tree = nuts_tree(result_of(mixture, samples, start=start))
         assert "responsibilities" not in tree.children
@@ -462,7 +462,7 @@ def test_every_kind_of_program_makes_a_tree_whose_chains_relabelling_brings_toge
     for perm in perms:
         for members in map(list, row.classes):
             perm[members] = rng.permutation(members)
-    renamed = [density.permute(mixture, p, perm) for p, perm in zip(points, perms, strict=True)]
+    renamed = [symmetry.permute(mixture, p, perm) for p, perm in zip(points, perms, strict=True)]
     samples = {
         site: np.stack([[np.asarray(p[site]) for p in chain] for chain in (points, renamed)])
         for site in mixture.sites

@@ -80,7 +80,7 @@ def _sample_weights(mixture: Any) -> np.ndarray:
 
 
 def _evaluate(mixture: Any, draws: dict[str, np.ndarray]) -> dict[str, Any]:
-    from bayesmix.density import evaluate_draws
+    from bayesmix.draws import evaluate_draws
 
     return evaluate_draws(mixture, draws)
 

@@ -45,7 +45,7 @@ def facts_of(
     observations: pd.DataFrame,
 ) -> dict[str, Any]:
     """Every number that a sentence uses."""
-    from bayesmix.density import exchangeable
+    from bayesmix.symmetry import exchangeable
 
     chains, draws = next(iter(nuts.samples.values())).shape[:2]
     gap = observations["overconfidence"]

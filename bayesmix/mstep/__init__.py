@@ -34,11 +34,11 @@ def m_step(
     inverse: jax.Array,
     statistics: Any,
     data: Data,
-    evaluations: int,
+    evaluations: Any,
 ) -> tuple[Params, jax.Array]:
     """One pass over the blocks of the plan; returns the params and the ascent's inverse Hessian."""
     for block in plan.blocks:
-        if block.kind == "closed":
+        if block.update is not None and block.target is not None:
             context = Context(density, params, statistics, data)
             params = params | {block.target.name: block.update(block.target, context)}
         else:

@@ -2,8 +2,8 @@
 
 Works on any sites with any priors, in unconstrained coordinates but on the constrained density (no
 Jacobian), so that its stationary points are those of the closed forms. Q depends on the data
-through the statistics only, so a step costs nothing in N. The inverse Hessian is carried from one EM
-step to the next: Q changes little between them.
+through the statistics only, so a step costs nothing in N. The inverse Hessian is carried from one
+EM step to the next: Q changes little between them.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ ARMIJO = 1e-4
 
 
 class Climb(NamedTuple):
-    """State of the ascent at an accepted point ``z`` (n,) and its trial ``z + step * direction``."""
+    """An accepted point ``z`` (n,) and where to try next, ``z + step * direction``."""
 
     z: jax.Array
     value: jax.Array
@@ -28,8 +28,8 @@ class Climb(NamedTuple):
     inverse: jax.Array
     direction: jax.Array
     step: jax.Array
-    tries: jax.Array
-    done: jax.Array
+    tries: Any
+    done: Any
 
 
 def ascend(
@@ -39,7 +39,7 @@ def ascend(
     inverse: jax.Array,
     statistics: Any,
     data: Data,
-    evaluations: int,
+    evaluations: Any,
 ) -> tuple[Params, jax.Array]:
     """Raise Q over ``sites``; returns all params, and the inverse Hessian for the next call.
 
@@ -59,11 +59,12 @@ def ascend(
 
 
 def climb(
-    value_and_grad: Callable[[jax.Array], Any], z: jax.Array, inverse: jax.Array, evaluations: int
+    value_and_grad: Callable[[jax.Array], Any], z: jax.Array, inverse: jax.Array, evaluations: Any
 ) -> Climb:
     """BFGS with backtracking, written as one loop with a single evaluation in its body."""
     zero = jnp.zeros_like(z)
-    first = Climb(z, jnp.array(-jnp.inf, z.dtype), zero, inverse, zero, jnp.ones((), z.dtype), 0, False)
+    low, one = jnp.array(-jnp.inf, z.dtype), jnp.ones((), z.dtype)
+    first = Climb(z, low, zero, inverse, zero, one, 0, False)
 
     def trial(count_and_state: tuple[Any, Climb]) -> tuple[Any, Climb]:
         count, state = count_and_state

@@ -40,40 +40,41 @@ def boundedness(mixture: Mixture) -> list[str]:
 
 
 def _sentence(mixture: Mixture, site: Site) -> str:
-    if site.prior == "LKJCholesky" or site.prior == "LKJ":
-        return _collapse(
-            site, "lets correlations reach 1", "a cluster on a line", "InverseWishart on covariances"
-        ) if site.cluster_axis is not None and site.links else ""
-    if "weights" in site.feeds and site.prior == "Dirichlet":
-        return ""
+    if site.prior in ("LKJCholesky", "LKJ"):
+        return _correlations(site)
     spread = next((link for link in site.links if link.leaf.split("[")[0] in SPREADS), None)
-    if spread is None or not _own_spread(site) or (spread.map, site.prior) in VANISHING:
+    if spread is None or not _own_spread(mixture, site) or (spread.map, site.prior) in VANISHING:
         return ""
-    if spread.map is None and (site.prior in ("InverseGamma", "LogNormal") or not _at_zero(site)):
+    if spread.map is None and not _at_zero(site):
         return ""
     what = SPREADS[spread.leaf.split("[")[0]]
-    reason = "is flat" if site.improper else "does not vanish fast enough at 0"
-    if site.prior in POSITIVE_AT_ZERO:
+    if site.improper:
+        reason = "has no lower limit"
+    elif site.prior in POSITIVE_AT_ZERO:
         reason = "is positive at 0"
-    remedy = (
-        "covariance ~ InverseWishart(...)"
-        if what != "scale"
-        else "scale ~ LogNormal(...) or variance ~ InverseGamma(...)"
-    )
-    return _collapse(site, reason, f"a cluster on a single {_thing(what)}", remedy)
+    else:
+        reason = "does not vanish fast enough at 0"
+    if what == "scale":
+        remedy = f"{site.name} ~ LogNormal(...), or a variance ~ InverseGamma(...)"
+        return _collapse(site, reason, "a cluster on a single value", remedy)
+    remedy = "a covariance ~ InverseWishart(...)"
+    return _collapse(site, reason, "a cluster on a line or a single point", remedy)
 
 
-def _own_spread(site: Site) -> bool:
+def _correlations(site: Site) -> str:
+    if site.cluster_axis is None or not site.links:
+        return ""
+    remedy = "a covariance ~ InverseWishart(...)"
+    return _collapse(site, "lets correlations reach 1", "a cluster on a line", remedy)
+
+
+def _own_spread(mixture: Mixture, site: Site) -> bool:
     """A spread that all clusters share cannot go to 0 unless all clusters are single values."""
-    return site.cluster_axis is not None or site.links[0].axes[:1] == ()
+    return site.cluster_axis is not None or len(mixture.components) > 1
 
 
 def _at_zero(site: Site) -> bool:
     return site.improper or site.prior in POSITIVE_AT_ZERO | {"Gamma", "HalfStudentT"}
-
-
-def _thing(what: str) -> str:
-    return "value" if what == "scale" else "line"
 
 
 def _collapse(site: Site, reason: str, where: str, remedy: str) -> str:
@@ -81,5 +82,5 @@ def _collapse(site: Site, reason: str, where: str, remedy: str) -> str:
     return (
         f"the prior on {site.name!r} ({prior}) {reason}, so the log joint has no maximum: {where} "
         "sends it to infinity. The best regular mode is returned; for a proper MAP use a prior "
-        f"that vanishes at 0, for example {remedy}"
+        f"that vanishes there, for example {remedy}"
     )

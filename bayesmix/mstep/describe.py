@@ -72,9 +72,7 @@ def _notes(mixture: Mixture) -> list[str]:
     weighted = "" if mixture.weights is None else "; rows are weighted"
     lines = [f"sweep: {sweep}{weighted}"]
     if mixture.static_data:
-        lines.append(
-            "the program needs the data's values to run: new data will be compiled again"
-        )
+        lines.append("the program needs the data's values to run: new data will be compiled again")
     unbounded = boundedness(mixture)
     lines += unbounded or ["the priors keep the log joint bounded"]
     return lines

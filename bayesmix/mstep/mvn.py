@@ -1,5 +1,7 @@
 """Closed forms for multivariate normal components."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,11 +72,12 @@ def loc_under_normal(target: Target, context: Context) -> jax.Array:
 
 
 def _inverse(scale_tril: jax.Array) -> jax.Array:
-    identity = jnp.broadcast_to(jnp.eye(scale_tril.shape[-1], dtype=scale_tril.dtype), scale_tril.shape)
+    identity = jnp.eye(scale_tril.shape[-1], dtype=scale_tril.dtype)
+    identity = jnp.broadcast_to(identity, scale_tril.shape)
     return jax.scipy.linalg.cho_solve((scale_tril, True), identity)
 
 
-def _newton(target: Target, context: Context, tau: jax.Array, pull: jax.Array) -> jax.Array:
+def _newton(target: Target, context: Context, tau: Any, pull: jax.Array) -> jax.Array:
     mass, deviation = _moments(context)
     precision = _inverse(context.leaves()["scale_tril"])
     slope = jnp.einsum("kij,kj->ki", precision, deviation)
@@ -139,7 +142,7 @@ def covariance_under_inverse_wishart(target: Target, context: Context) -> jax.Ar
     "identity",
     "ImproperUniform",
     scales="MultivariateNormal",
-    text="covariance of the cluster (flat prior)",
+    text="covariance (flat prior)",
 )
 @rule(
     "MultivariateNormal",
@@ -147,13 +150,14 @@ def covariance_under_inverse_wishart(target: Target, context: Context) -> jax.Ar
     "cholesky",
     "ImproperUniform",
     scales="MultivariateNormal",
-    text="covariance of the cluster (flat prior)",
+    text="covariance (flat prior)",
 )
 def covariance_under_flat(target: Target, context: Context) -> jax.Array:
     """scatter / count; a cluster without mass keeps its covariance."""
     count, scatter = _counted_scatter(target, context)
     count = count[..., None, None]
-    return jnp.where(count > 0, scatter / jnp.where(count > 0, count, 1), context.params[target.name])
+    mean = scatter / jnp.where(count > 0, count, 1)
+    return jnp.where(count > 0, mean, context.params[target.name])
 
 
 @rule(

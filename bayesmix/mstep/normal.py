@@ -4,6 +4,8 @@ Everything is written in deviations from the current location, which the centred
 without cancellation even for data far from the origin.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -23,10 +25,11 @@ def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
     deviation = rows.scale * (first - mass * centred)
     square = rows.scale**2 * (second - 2 * centred * first + mass * centred**2)
     full = jnp.broadcast_to(mass, deviation.shape)
-    return tuple(a.reshape(loc.shape) for a in (full, deviation, jnp.maximum(square, 0)))
+    shape = loc.shape
+    return full.reshape(shape), deviation.reshape(shape), jnp.maximum(square, 0).reshape(shape)
 
 
-@rule("Normal", "loc", "identity", "Normal", text="Normal prior on a Normal location")
+@rule("Normal", "loc", "identity", "Normal", text="Normal prior on the location")
 def loc_under_normal(target: Target, context: Context) -> jax.Array:
     """The precision-weighted mean: one Newton step, exact because Q is quadratic in loc."""
     prior = context.prior(target.name)
@@ -34,13 +37,13 @@ def loc_under_normal(target: Target, context: Context) -> jax.Array:
     return _loc_step(target, context, tau, prior["loc"])
 
 
-@rule("Normal", "loc", "identity", "ImproperUniform", text="mean of the cluster (flat prior)")
+@rule("Normal", "loc", "identity", "ImproperUniform", text="mean (flat prior)")
 def loc_under_flat(target: Target, context: Context) -> jax.Array:
     """The (precision-weighted) mean; a cluster without mass keeps its location."""
     return _loc_step(target, context, 0.0, 0.0)
 
 
-def _loc_step(target: Target, context: Context, tau: jax.Array, mean: jax.Array) -> jax.Array:
+def _loc_step(target: Target, context: Context, tau: Any, mean: Any) -> jax.Array:
     mass, deviation, _ = _moments(context)
     precision = 1 / context.leaves()["scale"] ** 2
     current = context.params[target.name]
@@ -74,7 +77,7 @@ def _kept(target: Target, context: Context, count: jax.Array, value: jax.Array) 
     "sqrt",
     "InverseGamma",
     scales="Normal",
-    text="InverseGamma on a Normal variance",
+    text="InverseGamma on the variance",
 )
 def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
     """(rate + squares / 2) / (concentration + 1 + count / 2)."""
@@ -89,7 +92,7 @@ def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
     "sqrt",
     "ImproperUniform",
     scales="Normal",
-    text="variance of the cluster (flat prior)",
+    text="variance (flat prior)",
 )
 def variance_under_flat(target: Target, context: Context) -> jax.Array:
     """The mean square about the location."""
@@ -103,7 +106,7 @@ def variance_under_flat(target: Target, context: Context) -> jax.Array:
     "identity",
     "ImproperUniform",
     scales="Normal",
-    text="standard deviation of the cluster (flat prior)",
+    text="standard deviation (flat prior)",
 )
 def scale_under_flat(target: Target, context: Context) -> jax.Array:
     """The root mean square about the location."""
@@ -117,7 +120,7 @@ def scale_under_flat(target: Target, context: Context) -> jax.Array:
     "identity",
     "HalfNormal",
     scales="Normal",
-    text="HalfNormal on a Normal scale",
+    text="HalfNormal on the scale",
 )
 def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
     """The root of u^2 / s^2 + n u - S = 0 in u = scale^2; 0 for a cluster on a single value.
@@ -131,9 +134,7 @@ def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
     return _kept(target, context, count, jnp.sqrt(2 * square / jnp.where(root > 0, root, 1)))
 
 
-@rule(
-    "Normal", "scale", "rsqrt", "Gamma", scales="Normal", text="Gamma on a Normal precision"
-)
+@rule("Normal", "scale", "rsqrt", "Gamma", scales="Normal", text="Gamma on the precision")
 def precision_under_gamma(target: Target, context: Context) -> jax.Array:
     """(concentration - 1 + count / 2) / (rate + squares / 2)."""
     count, square = _squares(target, context)

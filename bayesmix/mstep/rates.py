@@ -30,7 +30,7 @@ def poisson_rate_under_gamma(target: Target, context: Context) -> jax.Array:
     return _ratio(target, context, prior["concentration"] - 1 + total, prior["rate"] + count)
 
 
-@rule("Poisson", "rate", "identity", "ImproperUniform", text="mean of the cluster (flat prior)")
+@rule("Poisson", "rate", "identity", "ImproperUniform", text="mean (flat prior)")
 def poisson_rate_under_flat(target: Target, context: Context) -> jax.Array:
     """sum / count."""
     count, total = _sums(target, context)
@@ -46,7 +46,11 @@ def exponential_rate_under_gamma(target: Target, context: Context) -> jax.Array:
 
 
 @rule(
-    "Exponential", "rate", "identity", "ImproperUniform", text="1 / mean of the cluster (flat prior)"
+    "Exponential",
+    "rate",
+    "identity",
+    "ImproperUniform",
+    text="1 / mean (flat prior)",
 )
 def exponential_rate_under_flat(target: Target, context: Context) -> jax.Array:
     """count / sum."""

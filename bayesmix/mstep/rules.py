@@ -9,7 +9,7 @@ A rule that does not fit is never forced: the general ascent is always right.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from bayesmix.program import Link, Mixture, Params, Site
 
 @dataclass(frozen=True)
 class Child:
-    """A location site whose prior is scaled by the site at hand: loc | var ~ Normal(m, var / kappa).
+    """A location whose prior the site at hand scales: loc | var ~ Normal(m, var / kappa).
 
     ``link`` is the location's own link to the components.
     """
@@ -77,7 +77,7 @@ class Block:
     kind: str
     text: str
     target: Target | None = None
-    update: Update | None = field(default=None)
+    update: Update | None = None
 
     def describe(self) -> str:
         return f"{', '.join(self.sites)}: {self.text}"
@@ -154,10 +154,11 @@ def _reach(mixture: Mixture, family: str | None) -> str:
 
 
 def _feature_count(mixture: Mixture) -> int:
-    density = density_of(mixture)
+    family = density_of(mixture).family
+    assert family is not None
     D = math.prod(mixture.event_shape)
     z = jax.ShapeDtypeStruct((D, 1), jnp.result_type(float))
-    return jax.eval_shape(density.family.features, z).shape[0]
+    return jax.eval_shape(family.features, z).shape[0]
 
 
 def _closed_block(mixture: Mixture, site: Site, family: str | None) -> Block | None:
@@ -230,7 +231,5 @@ def _child(mixture: Mixture, site: Site, found: Rule) -> Child | None:
         power = degree(args["scale"], site.name)
         fits = same and power is not None and power == degree(leaves["scale"], site.name)
     else:
-        fits = (
-            "covariance_matrix" in args and multiple_of(args["covariance_matrix"]) == site.name
-        )
+        fits = "covariance_matrix" in args and multiple_of(args["covariance_matrix"]) == site.name
     return Child(child.name, link) if fits else None

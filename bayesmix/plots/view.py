@@ -235,7 +235,7 @@ def _find(
 
 def component_densities(view: View, grid: np.ndarray) -> np.ndarray:
     """weight_k f_k(x) for thinned draws: (S, G, K)."""
-    from bayesmix.density import evaluate_draws
+    from bayesmix.draws import evaluate_draws
 
     # Three observed rows ride along: a program that rescales its data would not agree on them.
     known = view.data[:3].reshape(-1)

@@ -1,0 +1,92 @@
+"""Densities of many posterior draws at once, in blocks of bounded memory."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesmix.density import (
+    Data,
+    Density,
+    Piece,
+    by_row,
+    cached,
+    data_of,
+    density_of,
+    row_piece,
+)
+from bayesmix.program import Mixture, Params
+
+RESPONSIBILITIES_LIMIT = 256e6
+BLOCK = 2**22
+
+
+def evaluate_draws(mixture: Mixture, draws: dict[str, Any]) -> dict[str, Any]:
+    """Densities of draws {site: (chain, draw, *shape)}, as NumPy arrays in float64.
+
+    "log_joint" (chain, draw); "log_prior" {site: (chain, draw)}; "log_likelihood"
+    (chain, draw, *rows), in nats; "responsibilities" (chain, draw, *rows, K), or None where they
+    would take more than 256 MB; "mean_responsibilities" (*rows, K), averaged over the draws;
+    "weights" (chain, draw, K), averaged over rows where they differ by row; "entropy"
+    (chain, draw), the mean over rows of the entropy of the responsibilities, in nats.
+    """
+    lead = next(iter(draws.values())).shape[:2]
+    total = lead[0] * lead[1]
+    flat = {n: np.asarray(v, np.float64).reshape(total, *v.shape[2:]) for n, v in draws.items()}
+    keep = total * mixture.N * mixture.K * 8 <= RESPONSIBILITIES_LIMIT
+    block = max(1, min(total, BLOCK // (mixture.N * mixture.K)))
+    parts, mean = [], np.zeros((*mixture.rows, mixture.K))
+    with jax.enable_x64(True):
+        density, data = density_of(mixture), data_of(mixture)
+        piece, known = row_piece(mixture)
+        weights = _weights_piece(mixture)
+        for start in range(0, total, block):
+            some = {name: value[start : start + block] for name, value in flat.items()}
+            size = min(block, total - start)
+            some = {n: np.concatenate([v, v[:1].repeat(block - size, 0)]) for n, v in some.items()}
+            part = _many(density, piece, weights[0], some, data, known, weights[1])
+            part = jax.tree.map(lambda value: np.asarray(value)[:size], part)  # noqa: B023
+            mean += part["responsibilities"].sum(0) / total
+            if not keep:
+                part["responsibilities"] = None
+            parts.append(part)
+    stacked = jax.tree.map(lambda *values: np.concatenate(values), *parts)
+    result = jax.tree.map(lambda value: value.reshape(*lead, *value.shape[1:]), stacked)
+    return result | {"mean_responsibilities": mean}
+
+
+def _weights_piece(mixture: Mixture) -> tuple[Piece, list[Any]]:
+    def make() -> tuple[Piece, list[Any]]:
+        piece = Piece(mixture.reading.log_weights, mixture.reading)
+        return piece, piece.summarise(mixture.reading.data)
+
+    return cached(mixture, "weights", make)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _many(
+    density: Density,
+    piece: Piece,
+    weights: Piece,
+    draws: Params,
+    data: Data,
+    known: list[Any],
+    weights_known: list[Any],
+) -> dict[str, Any]:
+    def one(params: Params) -> dict[str, Any]:
+        terms = density.terms(params, data)
+        pointwise, resp = by_row(piece, params, known)
+        shares = jnp.exp(weights(weights.nodes, params, weights_known))
+        entropy = -jnp.sum(jax.scipy.special.xlogy(resp, resp), -1)
+        return {
+            "log_joint": sum(terms.values(), pointwise.sum()),
+            "log_prior": terms,
+            "log_likelihood": pointwise,
+            "responsibilities": resp,
+            "weights": shares.reshape(-1, density.K).mean(0),
+            "entropy": entropy.mean(),
+        }
+
+    return jax.lax.map(one, draws)
