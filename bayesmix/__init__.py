@@ -2,7 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from bayesmix import datasets, models
+from bayesmix import datasets, models, plots
+from bayesmix.card import Card, card
 from bayesmix.certify import certify
 from bayesmix.density import (
     expected_log_joint,
@@ -26,9 +27,11 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 __all__ = [
     "EM",
     "NUTS",
+    "Card",
     "EMResult",
     "Mixture",
     "NUTSResult",
+    "card",
     "certify",
     "datasets",
     "expected_log_joint",
@@ -37,6 +40,7 @@ __all__ = [
     "log_joint",
     "log_prior",
     "models",
+    "plots",
     "relabel",
     "responsibilities",
     "rule",

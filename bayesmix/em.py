@@ -35,6 +35,7 @@ from bayesmix.program import Mixture, Params, trace
 from bayesmix.start import starts
 from bayesmix.sweep import statistics_of
 
+ROUNDING = 64
 EVALUATIONS = 12
 FIRST_EVALUATIONS = 200
 
@@ -111,7 +112,7 @@ class Engine:
         after, inverse = self.m_step(here, state.statistics, state.inverse, data, first)
         flat, base, rate, leaps = self._propose(state, here, after, data)
         value, log_likelihood, statistics = self.e_step(self.params(flat), data)
-        noise = 8 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))
+        noise = ROUNDING * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))
         gain, finite = value - state.log_joint, jnp.isfinite(value)
         accepted = finite & (gain >= jnp.where(leaps, 0.0, -noise))
         moved = state._replace(
@@ -130,7 +131,7 @@ class Engine:
         new = jax.tree.map(partial(jnp.where, accepted), moved, refused)
         stop = jnp.select(
             [
-                new.calm >= 3,
+                (new.calm >= 3) | (~accepted & ~leaps & (gain >= -tol)),
                 ~accepted & ~leaps & finite,
                 ~finite & ~leaps,
                 state.steps + 1 >= self.max_steps,

@@ -173,7 +173,7 @@ def canonical(params: Any) -> Any:
         return _canonical_jaxpr(params)
     if hasattr(params, "jaxpr"):
         return (canonical(params.jaxpr), canonical(tuple(params.consts)))
-    if callable(params) and not isinstance(params, type):
+    if hasattr(params, "call_wrapped") or (callable(params) and not isinstance(params, type)):
         return type(params).__name__
     return repr(params) if type(params).__hash__ is None else params
 
@@ -245,9 +245,8 @@ def evaluate(outputs: Sequence[Node], given: dict[int, Any]) -> list[Any]:
             continue
         primitive = node.equation.primitive
         bound = primitive.get_bind_params(node.equation.params)
-        functions, params = (
-            bound if isinstance(bound, tuple) else ((), bound)
-        )  # a dict: jax >= 0.10
+        # jax before 0.10 gives (functions, params), later ones params alone
+        functions, params = bound if isinstance(bound, tuple) else ((), bound)
         result = primitive.bind(*functions, *(values[n.number] for n in node.inputs), **params)
         for sibling in node.equation.results:
             values[sibling.number] = result[sibling.out] if primitive.multiple_results else result

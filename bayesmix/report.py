@@ -1,4 +1,4 @@
-"""What a NUTS run says of itself: ArviZ's summary of the relabelled draws, and a verdict in words."""
+"""What a NUTS run says of itself: a summary of the relabelled draws, and a verdict in words."""
 
 from typing import Any
 
