@@ -30,7 +30,7 @@ from bayesmix.density import (
 from bayesmix.modes import Mode, Modes, atlas, judge
 from bayesmix.mstep import Plan, m_step, plan_for
 from bayesmix.mstep.bounds import boundedness
-from bayesmix.predict import simulate, with_data
+from bayesmix.predict import brought_near, simulate, with_data
 from bayesmix.program import Mixture, Params, trace
 from bayesmix.start import starts
 from bayesmix.sweep import statistics_of
@@ -303,7 +303,7 @@ class EMResult:
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Responsibilities of new data, given as the program's own arguments, (*rows, K)."""
-        new = with_data(self.mixture, args, kwargs)
+        new = brought_near(with_data(self.mixture, args, kwargs))
         with jax.enable_x64(True):
             return np.asarray(responsibilities(new, self.params))
 
@@ -425,10 +425,10 @@ class EM:
         began = time.perf_counter()
         seed = _seed(key)
         mixture = trace(self.program, *args, **kwargs)
-        _check_size(mixture)
         if init_params is not None and init_resp is not None:
             raise ValueError("give init_params or init_resp, not both")
         with jax.enable_x64(self.dtype == "float64"):
+            _check_size(mixture)
             density, data = density_of(mixture), data_of(mixture)
             engine = Engine(density, plan_for(mixture), self.accelerate, self.max_steps)
             runs = [
@@ -544,14 +544,12 @@ def _seed(key: Any) -> np.random.SeedSequence:
 
 def _check_size(mixture: Mixture) -> None:
     """Refuse data whose squares overflow, and fewer rows than a flat prior can be fitted to."""
-    x = np.asarray(mixture.value, np.float64)
-    rows = len(mixture.rows)
-    centred = x - x.mean(tuple(range(rows))) if x.size else x
     family = density_of(mixture).family
     if family is not None and family.location_scale:
+        x = np.asarray(mixture.value, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            size = np.abs(centred).max()
-        if not size < 1e150 or (0 < size < 1e-150):
+            size = np.abs(x - x.mean(tuple(range(len(mixture.rows))))).max()
+        if not size < 1e150 or 0 < size < 1e-150:
             raise ValueError(
                 f"site {mixture.name!r}: the data spread over {size:.3g}, whose square is outside "
                 "float64: rescale them"
@@ -614,18 +612,29 @@ def _weighted(mixture: Mixture, engine: Engine, resp: np.ndarray) -> np.ndarray:
 
 
 def _nowhere(mixture: Mixture) -> str:
+    """Why the log joint is not finite at any start, as far as the data tell."""
+    start = f"site {mixture.name!r}: the log joint is not finite at any of the starts: "
     x = np.asarray(mixture.value, np.float64).reshape(mixture.N, -1)
+    if mixture.N == 1:
+        return start + "there is only one row"
     constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
     if len(constant):
         column = int(constant[0])
         label = repr(mixture.columns[column]) if mixture.columns else str(column)
-        return (
-            f"site {mixture.name!r}: column {label} is constant ({x[0, column]:g}), so the log "
-            "joint is not finite anywhere: leave the column out"
+        return start + f"column {label} is constant ({x[0, column]:g}), leave it out"
+    with jax.enable_x64(True):
+        density = density_of(mixture)
+        pointwise = np.asarray(log_density(mixture, density.centre(data_of(mixture))))
+    impossible = ~np.isfinite(pointwise) | (pointwise <= np.finfo(float).min)
+    if impossible.any():
+        row = np.argwhere(impossible)[0]
+        value = mixture.value[tuple(row)]
+        return start + (
+            f"row {', '.join(map(str, row))}, {value}, has density 0 or infinity under every "
+            "component"
         )
-    return (
-        f"the log joint of site {mixture.name!r} is not finite at any of the starts: columns may "
-        "be collinear, or there are too few rows for K and the number of columns"
+    return start + (
+        "columns may be collinear, or there are too few rows for K and the number of columns"
     )
 
 

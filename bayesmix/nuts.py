@@ -29,7 +29,7 @@ from bayesmix.density import (
 from bayesmix.draws import evaluate_draws
 from bayesmix.em import EM, EMResult
 from bayesmix.laplace import geometry_at
-from bayesmix.predict import simulate_posterior, with_data
+from bayesmix.predict import brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture, trace
 from bayesmix.symmetry import exchangeable, permute
 
@@ -159,7 +159,7 @@ class NUTSResult:
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Responsibilities averaged over the relabelled posterior, (*rows, K); new data as args."""
-        new = with_data(self.mixture, args, kwargs)
+        new = brought_near(with_data(self.mixture, args, kwargs))
         return evaluate_draws(new, self._aligned())["mean_responsibilities"]
 
     def _aligned(self) -> dict[str, np.ndarray]:

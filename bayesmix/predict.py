@@ -14,6 +14,8 @@ from numpyro.distributions.distribution import validation_enabled
 
 from bayesmix.program import Mixture, Params, peel, trace
 
+FAR = 1e150
+
 
 def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mixture:
     """The mixture read again with new data; the mixture itself when there are none.
@@ -35,6 +37,22 @@ def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -
                 f"{new.sites[name].shape}"
             )
     return new
+
+
+def brought_near(mixture: Mixture) -> Mixture:
+    """The mixture with rows beyond 1e150 drawn in along their ray from the origin.
+
+    Their squares overflow, so every component would have density 0. Responsibilities have a limit
+    along a ray, and at 1e150 they have reached it. Only for data that are one of the arguments.
+    """
+    far = np.abs(mixture.value).max(axis=tuple(range(len(mixture.rows), mixture.value.ndim)))
+    if mixture.value.dtype.kind != "f" or not (far > FAR).any():
+        return mixture
+    shrink = np.where(far > FAR, FAR / np.maximum(far, 1.0), 1.0)
+    near = mixture.value * shrink.reshape(shrink.shape + (1,) * len(mixture.event_shape))
+    arrays = [near if array is mixture.value else array for array in mixture.arguments.arrays]
+    args, kwargs = mixture.arguments.rebuild(arrays)
+    return trace(mixture.program, *args, **kwargs)
 
 
 def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
+from numpyro.distributions import constraints
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
@@ -109,7 +110,7 @@ class Mixture:
     sites: dict[str, Site]
     family: str
     components: tuple[type, ...] = field(repr=False)
-    support: Any = field(repr=False)
+    supports: tuple[Any, ...] = field(repr=False)
     component_rank: int
     mixture_event_dim: int
     value: np.ndarray = field(repr=False)
@@ -342,6 +343,13 @@ def peel(fn: Any) -> Any:
     return _unwrap(fn)[0]
 
 
+def _as_data(value: Any) -> jax.Array:
+    """Observed values in the ambient precision, also those the program closed over."""
+    if isinstance(value, np.ndarray):
+        value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
+    return jnp.asarray(value)
+
+
 def _is_mixture(fn: Any) -> bool:
     return hasattr(peel(fn), "component_log_probs")
 
@@ -354,7 +362,7 @@ def _collect(sites: dict[str, Any], found: _Found) -> dict[str, Any]:
     found.site = site = samples[name]
     found.mixture, masks = _unwrap(site["fn"])
     mixture = found.mixture
-    value = jnp.asarray(site["value"])
+    value = _as_data(site["value"])
     _check_shapes(name, site, mixture)
     rows = value.shape[: value.ndim - mixture.event_dim]
     return {
@@ -538,7 +546,7 @@ def _assemble(
         sites=sites,
         family=_family_name(mixture),
         components=tuple(type(peel(part)) for part in parts),
-        support=None if len(parts) > 1 else parts[0].support,
+        supports=tuple(part.support for part in parts),
         component_rank=len(parts[0].batch_shape),
         mixture_event_dim=mixture.event_dim,
         value=value,
@@ -754,18 +762,42 @@ def place(mixture: Mixture, position: np.ndarray) -> str:
 
 
 def _check_support(mixture: Mixture, used: np.ndarray) -> None:
-    if mixture.support is None or _depends_on_parameters(mixture.support):
+    """Refuse values that no component can produce, where the supports are fixed."""
+    if any(map(_depends_on_parameters, mixture.supports)):
         return
-    inside = np.asarray(mixture.support(mixture.value))
-    inside = inside.reshape(mixture.rows) if inside.size == mixture.N else inside
-    bad = ~inside & used
-    if bad.any():
-        position = np.argwhere(bad)[0]
-        raise ValueError(
-            f"site {mixture.name!r}: row {', '.join(map(str, position))} is "
-            f"{mixture.value[tuple(position)]}, outside the support of {mixture.family} "
-            f"({mixture.support})"
+    inside = np.zeros(mixture.rows, bool)
+    for support in mixture.supports:
+        inside |= np.asarray(support(mixture.value)).reshape(mixture.rows)
+    if (inside | ~used).all():
+        return
+    position = np.argwhere(~inside & used)[0]
+    value = mixture.value[tuple(position)]
+    if mixture.event_shape and not _row_support(mixture):
+        column = next(
+            j
+            for j, cell in enumerate(value)
+            if not np.all(mixture.supports[0].base_constraint(cell))
         )
+        position, value = np.array([*position, column]), value[column]
+    supports = " or ".join(dict.fromkeys(map(_support_name, mixture.supports)))
+    raise ValueError(
+        f"site {mixture.name!r}: {place(mixture, position)} is {value}, outside the support of "
+        f"{mixture.family} ({supports})"
+    )
+
+
+def _row_support(mixture: Mixture) -> bool:
+    """Whether the support is of a row as a whole, not of its columns one by one."""
+    return (
+        not isinstance(mixture.supports[0], type(constraints.independent(constraints.real, 1)))
+        or len(mixture.event_shape) > 1
+    )
+
+
+def _support_name(support: Any) -> str:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return str(support)
 
 
 def _depends_on_parameters(support: Any) -> bool:

@@ -431,18 +431,13 @@ def test_names_are_refused_with_the_choices(argument, value):
         (np.float64(3.0), r"shape \(N,\) or \(N, D\), got shape \(\)"),
         (np.zeros((2, 2, 2)), r"shape \(N,\) or \(N, D\), got shape \(2, 2, 2\)"),
         (np.zeros((4, 0)), "at least one column"),
-        (np.zeros((0, 2)), "at least 1 row|at least 2 row"),
+        (np.zeros((0, 2)), "at least one row"),
     ],
 )
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_data_of_another_shape_are_refused(factory, x, sentence):
     with pytest.raises(ValueError, match=f"x must have .*{sentence}|x must have {sentence}"):
         joint(factory(2), x, {})
-
-
-def test_scaled_priors_need_two_rows():
-    with pytest.raises(ValueError, match="at least 2 row"):
-        joint(models.gaussian(1), np.ones((1, 2)), {})
 
 
 @pytest.mark.parametrize("covariance,prior", GAUSSIANS)

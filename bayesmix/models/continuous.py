@@ -66,7 +66,7 @@ def _gaussian(K: int, covariance: str, prior: str) -> Program:
     tied = covariance == "tied"
 
     def program(x: ArrayLike) -> None:
-        x = rows(x, at_least=1 if prior == "flat" else 2)
+        x = rows(x)
         form = FORMS[covariance if x.ndim == 2 else "univariate"]
 
         def spread() -> jax.Array:

@@ -34,7 +34,7 @@ def one_of(argument: str, value: object, choices: tuple[str, ...]) -> str:
     return value
 
 
-def rows(x: ArrayLike, at_least: int = 1) -> jax.Array:
+def rows(x: ArrayLike) -> jax.Array:
     """The data as a float array of shape (N,) or (N, D).
 
     float32 and float64 stay what they are; booleans, integers and short floats become JAX's
@@ -47,6 +47,6 @@ def rows(x: ArrayLike, at_least: int = 1) -> jax.Array:
         raise ValueError(f"x must have shape (N,) or (N, D), got shape {x.shape}")
     if x.ndim == 2 and x.shape[1] == 0:
         raise ValueError(f"x must have at least one column, got shape {x.shape}")
-    if len(x) < at_least:
-        raise ValueError(f"x must have at least {at_least} row(s), got {len(x)}")
+    if len(x) == 0:
+        raise ValueError("x must have at least one row, got none")
     return x
