@@ -4,7 +4,6 @@ The maps are NumPyro's bijections onto each site's support, so every vector is a
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -64,10 +63,3 @@ def free_log_density(density: Density, z: jax.Array, data: Data) -> jax.Array:
 
 to_free = jax.jit(free, static_argnums=0)
 from_free = jax.jit(constrain, static_argnums=0)
-
-
-@partial(jax.jit, static_argnums=0)
-def moved(density: Density, params: Params, data: Data, step: Any) -> Params:
-    """``params`` moved by different amounts in all coordinates: a generic point near them."""
-    z = free(density, params, data)
-    return constrain(density, z + step * jnp.cos(1.0 + jnp.arange(z.size)), data)

@@ -7,6 +7,7 @@ the one to the other. ``Geometry`` is that mode with the Gaussian that fits it b
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +35,30 @@ class Geometry:
 
 
 @partial(jax.jit, static_argnums=0)
-def _value(density: Density, z: jax.Array, data: Data) -> jax.Array:
-    return free_log_density(density, z, data)
+def _value_and_gradient(density: Density, z: jax.Array, data: Data) -> tuple[Any, jax.Array]:
+    return jax.value_and_grad(free_log_density, argnums=1)(density, z, data)
 
 
-@partial(jax.jit, static_argnums=0)
-def _expansion(density: Density, z: jax.Array, data: Data) -> tuple[jax.Array, jax.Array]:
-    """Gradient and Hessian; forward over reverse, one column per coordinate."""
-    gradient = jax.grad(lambda point: free_log_density(density, point, data))
-    return gradient(z), jax.lax.map(
-        lambda tangent: jax.jvp(gradient, (z,), (tangent,))[1], jnp.eye(z.size, dtype=z.dtype)
-    )
+def value_and_gradient(density: Density, z: Any, data: Data) -> tuple[float, np.ndarray]:
+    """The log density at unconstrained ``z`` with its Jacobian, in nats, and its gradient (n,)."""
+    value, gradient = _value_and_gradient(density, jnp.asarray(z, float), data)
+    return float(value), np.asarray(gradient)
+
+
+def hessian(density: Density, z: np.ndarray, data: Data) -> np.ndarray:
+    """Hessian (n, n) by central differences of the closed-form gradient.
+
+    Its relative error is about 1e-9 in float64, far below what whitening or Laplace can feel, and
+    it needs no compiled code beyond the gradient's.
+    """
+    step = np.cbrt(np.finfo(float).eps) * np.maximum(1.0, np.abs(z))
+    columns = [
+        value_and_gradient(density, z + offset, data)[1]
+        - value_and_gradient(density, z - offset, data)[1]
+        for offset in np.diag(step)
+    ]
+    full = np.stack(columns) / (2 * step[:, None])
+    return (full + full.T) / 2
 
 
 def geometry_at(mixture: Mixture, params: Params) -> Geometry | None:
@@ -57,33 +71,33 @@ def geometry_at(mixture: Mixture, params: Params) -> Geometry | None:
     z = np.asarray(to_free(density, {n: jnp.asarray(v, float) for n, v in params.items()}, data))
     if not np.isfinite(z).all():
         return None
-    value = float(_value(density, z, data))
+    value, gradient = value_and_gradient(density, z, data)
     for _ in range(NEWTON_STEPS):
-        gradient, hessian = map(np.asarray, _expansion(density, z, data))
-        if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
+        matrix = hessian(density, z, data)
+        if not (np.isfinite(gradient).all() and np.isfinite(matrix).all()):
             return None
-        curvature, axes = np.linalg.eigh(-(hessian + hessian.T) / 2)
+        curvature, axes = np.linalg.eigh(-matrix)
         slope = axes.T @ gradient
-        decrement = float(slope @ (slope / np.abs(np.where(curvature == 0, 1, curvature)))) / 2
-        if decrement < 1e-10 * (1 + abs(value)) and (curvature > 0).all():
-            return _gaussian(z, value, curvature, axes)
-        step = axes @ (slope / np.maximum(np.abs(curvature), 1e-8))
-        z, value, moved = _rise(density, data, z, value, step)
-        if not moved:
+        size = np.maximum(np.abs(curvature), 1e-8)
+        if slope @ (slope / size) < 1e-10 * (1 + abs(value)):
             return _gaussian(z, value, curvature, axes) if (curvature > 0).all() else None
+        there = _rise(density, data, z, value, axes @ (slope / size))
+        if there is None:
+            return _gaussian(z, value, curvature, axes) if (curvature > 0).all() else None
+        z, value, gradient = there
     return None
 
 
 def _rise(
     density: Density, data: Data, z: np.ndarray, value: float, step: np.ndarray
-) -> tuple[np.ndarray, float, bool]:
-    """The first point of z + step, z + step / 2, ... where the log density is higher."""
+) -> tuple[np.ndarray, float, np.ndarray] | None:
+    """The first of z + step, z + step / 2, ... where the log density is higher; None if none is."""
     for halvings in range(30):
         point = z + step / 2**halvings
-        there = float(_value(density, point, data))
+        there, gradient = value_and_gradient(density, point, data)
         if there > value:
-            return point, there, True
-    return z, value, False
+            return point, there, gradient
+    return None
 
 
 def _gaussian(z: np.ndarray, value: float, curvature: np.ndarray, axes: np.ndarray) -> Geometry:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 from numpyro.infer.hmc import hmc
+from numpyro.infer.util import ParamInfo
 from scipy.optimize import linear_sum_assignment
 
 from bayesmix.coordinates import free_log_density, from_free, to_free
@@ -28,7 +29,7 @@ from bayesmix.density import (
 )
 from bayesmix.draws import evaluate_draws
 from bayesmix.em import EM, EMResult
-from bayesmix.laplace import geometry_at
+from bayesmix.laplace import geometry_at, value_and_gradient
 from bayesmix.predict import brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture, trace
 from bayesmix.symmetry import exchangeable, permute
@@ -65,10 +66,10 @@ def _machine(density: Density, warmup: int, target: float) -> tuple[Any, Any]:
     init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo="NUTS")
 
     @jax.jit
-    def begin(keys: Any, u: Any, data: Data, centre: Any, factor: Any) -> Any:
-        def one(key: Any, u: Any) -> Any:
+    def begin(keys: Any, start: ParamInfo, data: Data, centre: Any, factor: Any) -> Any:
+        def one(key: Any, start: ParamInfo) -> Any:
             return init_kernel(
-                u,
+                start,
                 warmup,
                 step_size=0.5,
                 target_accept_prob=target,
@@ -76,7 +77,7 @@ def _machine(density: Density, warmup: int, target: float) -> tuple[Any, Any]:
                 rng_key=key,
             )
 
-        return jax.vmap(one)(keys, u)
+        return jax.vmap(one)(keys, start)
 
     @jax.jit
     def advance(states: Any, count: Any, data: Data, centre: Any, factor: Any) -> Any:
@@ -296,9 +297,8 @@ class NUTS:
         warmup = self._warmup(geometry)
         begin, advance = _machine(density, warmup, self.target_accept)
         centre, factor = jnp.asarray(frame.centre, float), jnp.asarray(frame.factor, float)
-        states = begin(
-            jax.random.split(key, self.chains), jnp.asarray(points, float), data, centre, factor
-        )
+        first = _first(density, data, frame, points)
+        states = begin(jax.random.split(key, self.chains), first, data, centre, factor)
         kept = []
         for phase, count in _blocks(warmup, self.draws, self.progress_bar):
             states, block = advance(states, count, data, centre, factor)
@@ -317,6 +317,14 @@ class NUTS:
         }
         drawn["lp"] = -drawn["lp"]
         return samples, drawn
+
+
+def _first(density: Density, data: Data, frame: Frame, points: np.ndarray) -> ParamInfo:
+    """The chains' first points with potential and gradient there."""
+    found = [value_and_gradient(density, frame.centre + frame.factor @ u, data) for u in points]
+    potential = jnp.asarray([-value for value, _ in found], float)
+    gradient = jnp.asarray([-frame.factor.T @ gradient for _, gradient in found], float)
+    return ParamInfo(jnp.asarray(points, float), potential, gradient)
 
 
 def _blocks(warmup: int, draws: int, shown: bool) -> Any:

@@ -1,8 +1,9 @@
 """Where EM begins: a start is a matrix of responsibilities.
 
-Half of the starts are k-means++ with Lloyd steps, a quarter are nearest of K random rows, a quarter
-random responsibilities; the first uses columns scaled one by one, the next whitened columns, and so
-on in turn. Hard assignments are softened, so that no cluster begins on a single point.
+Starts differ on purpose, since each kind misses optima that another finds: k-means++ with Lloyd
+steps, k-means++ seeds as they fall, nearest of K random rows, slices along a random direction, and
+random responsibilities; on columns scaled one by one and on whitened columns in turn. Hard
+assignments are softened, so that no cluster begins on a single point.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from bayesmix.program import Mixture
 
 SUBSAMPLE = 4096
 SOFT = 0.05
+KINDS = ("k-means", "seeds", "slices", "rows", "seeds", "random", "seeds", "k-means")
+LLOYD = {"k-means": 10, "seeds": 1}
 
 
 def starts(mixture: Mixture, rng: np.random.Generator, count: int) -> Iterator[np.ndarray]:
@@ -22,7 +25,7 @@ def starts(mixture: Mixture, rng: np.random.Generator, count: int) -> Iterator[n
     coordinates = (_scaled(x), _whitened(x))
     ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
     for number in range(count):
-        labels = _labels(coordinates[(number // 2) % 2], mixture.K, rng, number)
+        labels = _labels(coordinates[number // len(KINDS) % 2], mixture.K, rng, number)
         if labels is None:
             yield rng.dirichlet(np.full(mixture.K, 0.2), size=mixture.N)
             continue
@@ -38,19 +41,30 @@ def soften(labels: np.ndarray, K: int) -> np.ndarray:
 
 def _labels(x: np.ndarray, K: int, rng: np.random.Generator, number: int) -> np.ndarray | None:
     """Labels of one start, or None for random responsibilities."""
-    kind = ("k-means", "k-means", "rows", "random")[number % 4] if number else "k-means"
+    kind = KINDS[number % len(KINDS)]
     distinct = np.unique(x, axis=0)
     if kind == "random" or len(distinct) < K:
         return None
+    if kind == "slices":
+        return _slices(x @ rng.standard_normal(x.shape[1]), K, rng)
     if kind == "rows":
-        centres = distinct[rng.choice(len(distinct), K, replace=False)]
-    else:
-        some = x[rng.choice(len(x), min(SUBSAMPLE, len(x)), replace=False)]
-        try:
-            centres = kmeans2(some, K, iter=10, minit="++", missing="raise", rng=rng)[0]
-        except ClusterError:
-            centres = distinct[rng.choice(len(distinct), K, replace=False)]
+        return vq(x, _random_rows(distinct, K, rng))[0]
+    some = x[rng.choice(len(x), min(SUBSAMPLE, len(x)), replace=False)]
+    try:
+        centres = kmeans2(some, K, iter=LLOYD[kind], minit="++", missing="raise", rng=rng)[0]
+    except ClusterError:
+        centres = _random_rows(distinct, K, rng)
     return vq(x, centres)[0]
+
+
+def _random_rows(distinct: np.ndarray, K: int, rng: np.random.Generator) -> np.ndarray:
+    return distinct[rng.choice(len(distinct), K, replace=False)]
+
+
+def _slices(position: np.ndarray, K: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels by rank along a line, cut at K - 1 random shares."""
+    rank = np.argsort(np.argsort(position)) / len(position)
+    return np.searchsorted(np.sort(rng.random(K - 1)), rank)
 
 
 def _scaled(x: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Which clusters may change places: permutations that leave a program's log joint unchanged."""
 
-from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -8,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesmix.coordinates import moved
-from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.coordinates import from_free, to_free
+from bayesmix.density import data_of, density_of, log_joint
 from bayesmix.program import Mixture, Params
 
 
@@ -37,25 +36,24 @@ def exchangeable(mixture: Mixture, params: Params) -> tuple[tuple[int, ...], ...
     perms = np.tile(np.arange(mixture.K), (len(pairs) + 1, 1))
     for row, (i, j) in enumerate(pairs, start=1):
         perms[row, [i, j]] = j, i
-    axes = tuple((name, site.cluster_axis) for name, site in mixture.sites.items())
     with jax.enable_x64(True):
-        values = _permuted(density_of(mixture), axes, params, data_of(mixture), perms)
+        points = [params, moved(mixture, params)]
+        values = np.array(
+            [
+                [float(log_joint(mixture, permute(mixture, p, perm))) for p in points]
+                for perm in perms
+            ]
+        )
     same = np.isclose(values, values[0], rtol=1e-9, atol=1e-9 * mixture.N).all(1)
     return _classes(mixture.K, [pair for pair, kept in zip(pairs, same[1:], strict=True) if kept])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _permuted(density: Density, axes: Any, params: Params, data: Data, perms: Any) -> jax.Array:
-    """Log joints (permutation, point) at ``params`` and at a point moved away from there."""
-
-    def renamed(point: Params, perm: jax.Array) -> Params:
-        return {n: point[n] if axis is None else point[n].take(perm, axis) for n, axis in axes}
-
-    def values(perm: jax.Array) -> jax.Array:
-        points = (moved(density, params, data, step) for step in (0.0, 0.1))
-        return jnp.stack([density.log_joint(renamed(point, perm), data) for point in points])
-
-    return jax.lax.map(values, perms)
+def moved(mixture: Mixture, params: Params, step: float = 0.1) -> dict[str, np.ndarray]:
+    """A generic point near ``params``: each free coordinate moved by a different amount."""
+    density, data = density_of(mixture), data_of(mixture)
+    z = to_free(density, {n: jnp.asarray(v, float) for n, v in params.items()}, data)
+    there = from_free(density, z + step * jnp.cos(1.0 + jnp.arange(z.size)), data)
+    return {name: np.asarray(there[name]) for name in mixture.sites}
 
 
 def _classes(K: int, swaps: list[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
