@@ -7,6 +7,7 @@ computed once, when the data are prepared. The public functions are the same ari
 mixture.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -227,7 +228,8 @@ def cached(mixture: Mixture, name: str, make: Any) -> Any:
     key = (name, x64())
     if key not in mixture.cache:
         _ = mixture.reading
-        with jax.ensure_compile_time_eval():
+        tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
+        with jax.ensure_compile_time_eval() if tracing else nullcontext():
             mixture.cache[key] = make()
     return mixture.cache[key]
 

@@ -233,7 +233,7 @@ def _as_arrays(params: Params) -> Params:
 
 
 SENTENCES = {
-    CONVERGED: "converged: what remains to be gained is estimated to be below {tol:g} nats",
+    CONVERGED: "converged: what remains to be gained is estimated to be below {tol:.1g} nats",
     MAX_STEPS: "not converged: stopped after {max_steps} steps; raise max_steps",
     DEGENERATE: "stopped: the log joint is no longer finite, a cluster has become singular",
     FELL: "stopped: the log joint fell by more than rounding; the params are the last good ones",
@@ -476,6 +476,10 @@ class EM:
         )
         return Run(mode, stop, steps, np.asarray(state.history, np.float64)[:steps])
 
+    def _floor(self, log_joint: float) -> float:
+        """What rounding hides of the log joint, in nats."""
+        return ROUNDING * float(np.finfo(self.dtype).eps) * (1 + abs(log_joint))
+
     def _result(
         self, mixture: Mixture, runs: list[Run], seed: np.random.SeedSequence, began: float
     ) -> EMResult:
@@ -495,7 +499,9 @@ class EM:
             log_likelihood=best.log_likelihood,
             history=run.history,
             converged=run.stop == CONVERGED,
-            stop=SENTENCES[run.stop].format(tol=self.tol, max_steps=self.max_steps),
+            stop=SENTENCES[run.stop].format(
+                tol=max(self.tol, self._floor(best.log_joint)), max_steps=self.max_steps
+            ),
             steps=run.steps,
             modes=modes,
             notes=tuple(notes),

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesmix.density import data_of, density_of
+from bayesmix.density import data_of, density_of, log_density
 from bayesmix.program import Mixture
 
 SINGULAR = 1e-10
@@ -58,7 +58,7 @@ class Modes(Sequence):
         ).rename_axis("mode")
 
     def __repr__(self) -> str:
-        lines = ["mode     log joint  starts  smallest cluster"]
+        lines = ["mode     log joint  starts  smallest cluster  (regular modes first)"]
         for number, mode in enumerate(self.modes):
             note = "" if mode.regular else f"  {mode.reason}"
             size = f"{mode.smallest:16.1f}"
@@ -82,6 +82,9 @@ def judge(
     degenerate : whether EM stopped because the log joint was no longer finite.
     """
     reason = _degeneracy(mixture, leaves, counts, degenerate)
+    if degenerate or "singular" in reason:
+        exact = _exact_log_likelihood(mixture, params)
+        log_joint, log_likelihood = log_joint - log_likelihood + exact, exact
     return Mode(
         params=params,
         log_joint=log_joint,
@@ -92,6 +95,12 @@ def judge(
         reason=reason,
         counts=counts,
     )
+
+
+def _exact_log_likelihood(mixture: Mixture, params: dict[str, np.ndarray]) -> float:
+    """From the components' own densities: at a singular cluster the sweep's squares cancel."""
+    with jax.enable_x64(True):
+        return float(np.sum(np.asarray(log_density(mixture, params))))
 
 
 def _degeneracy(

@@ -51,8 +51,19 @@ def styled() -> Iterator[None]:
     import matplotlib as mpl
     from cycler import cycler
 
-    with mpl.rc_context({**STYLE, "axes.prop_cycle": cycler(color=PALETTE)}):
+    settings = {**STYLE, "axes.prop_cycle": cycler(color=PALETTE)}
+    before = {name: mpl.rcParams[name] for name in settings}
+    # Not rc_context: on leaving, it would also undo what an inline backend sets up meanwhile.
+    mpl.rcParams.update(settings)
+    try:
         yield
+    finally:
+        mpl.rcParams.update(before)
+
+
+def in_notebook() -> bool:
+    """Whether IPython runs this process, so that figures show inline."""
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -62,8 +73,7 @@ def new_figure(width: float, height: float) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    inside = "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
-    if not inside and "matplotlib.pyplot" not in sys.modules:
+    if not in_notebook() and "matplotlib.pyplot" not in sys.modules:
         return Figure(figsize=(width, height), layout="constrained")
     import matplotlib.pyplot as plt
 
