@@ -99,7 +99,7 @@ def judge(
 
 def _exact_log_likelihood(mixture: Mixture, params: dict[str, np.ndarray]) -> float:
     """From the components' own densities: at a singular cluster the sweep's squares cancel."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), np.errstate(over="ignore"):
         return float(np.sum(np.asarray(log_density(mixture, params))))
 
 

@@ -15,7 +15,7 @@ from bayesmix.program import Mixture
 
 SUBSAMPLE = 4096
 SOFT = 0.05
-KINDS = ("k-means", "seeds", "slices", "rows", "seeds", "random", "seeds", "k-means")
+KINDS = ("k-means", "seeds", "slices", "random", "rows", "slices", "seeds", "random")
 LLOYD = {"k-means": 10, "seeds": 1}
 
 
