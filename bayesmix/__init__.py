@@ -12,7 +12,8 @@ from bayesmix.density import (
     log_prior,
     responsibilities,
 )
-from bayesmix.em import EM, EMResult
+from bayesmix.em import EM
+from bayesmix.estimate import EMResult
 from bayesmix.families import family
 from bayesmix.mstep import rule
 from bayesmix.nuts import NUTS, NUTSResult

@@ -17,7 +17,8 @@ from numpyro.distributions import biject_to
 
 from bayesmix.families import Family, find
 from bayesmix.graph import evaluate, fingerprint, frontier
-from bayesmix.program import Mixture, Params, Reading, x64
+from bayesmix.program import Mixture, Params
+from bayesmix.reader import Reading, x64
 from bayesmix.sweep import log_likelihood, rows_of, scan_rows, total_base
 
 

@@ -28,7 +28,8 @@ from bayesmix.density import (
     responsibilities,
 )
 from bayesmix.draws import evaluate_draws
-from bayesmix.em import EM, EMResult
+from bayesmix.em import EM
+from bayesmix.estimate import EMResult
 from bayesmix.laplace import geometry_at, value_and_gradient
 from bayesmix.predict import brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture, trace

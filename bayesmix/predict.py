@@ -12,7 +12,8 @@ import numpy as np
 from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
 
-from bayesmix.program import Mixture, Params, peel, trace
+from bayesmix.program import Mixture, Params, trace
+from bayesmix.reader import peel
 
 FAR = 1e150
 

@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bayesmix"
 ROOMS = (
     "graph",
     "arguments",
+    "reader",
+    "checks",
     "program",
     "families",
     "sweep",
@@ -25,6 +27,8 @@ ROOMS = (
     "symmetry",
     "draws",
     "predict",
+    "engine",
+    "estimate",
     "em",
     "laplace",
     "nuts",
@@ -44,7 +48,7 @@ ROOMS = (
 # Methods that reach up import inside the function: (room, room above it). Exactly these.
 REACHING_UP = {
     ("program", "mstep"),  # printing a Mixture tells which update EM will use
-    ("em", "posterior"),  # result.to_datatree()
+    ("estimate", "posterior"),  # result.to_datatree()
     ("nuts", "posterior"),
     ("nuts", "report"),
     ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws

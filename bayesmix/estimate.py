@@ -1,0 +1,140 @@
+"""What EM found: the MAP, the atlas of modes, and what follows from them."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from bayesmix.coordinates import free_size
+from bayesmix.density import data_of, density_of, log_density, responsibilities
+from bayesmix.modes import Modes
+from bayesmix.mstep import plan_for
+from bayesmix.predict import brought_near, simulate, with_data
+from bayesmix.program import Mixture, Params
+
+
+@dataclass(frozen=True, eq=False)
+class EMResult:
+    """The MAP estimate and everything EM found on the way.
+
+    ``params`` {site: array} maximise the log joint over the constrained sites (no Jacobian);
+    ``log_joint`` and ``log_likelihood`` (nats) belong to them. ``history`` is the log joint after
+    each step of the run that found them. ``modes`` lists every distinct optimum. ``aic``, ``bic``
+    and ``icl`` are to be minimised. Arrays are NumPy, float64.
+    """
+
+    mixture: Mixture
+    params: dict[str, np.ndarray]
+    log_joint: float
+    log_likelihood: float
+    history: np.ndarray
+    converged: bool
+    stop: str
+    steps: int
+    modes: Modes
+    notes: tuple[str, ...]
+    seconds: float
+    seed: str
+    settings: dict[str, Any] = field(repr=False)
+
+    @property
+    def plan(self) -> str:
+        """Which update EM used for each site."""
+        return str(plan_for(self.mixture))
+
+    @cached_property
+    def responsibilities(self) -> np.ndarray:
+        """p(z_n = k | x_n) at the MAP, (*rows, K)."""
+        with jax.enable_x64(True):
+            return np.asarray(responsibilities(self.mixture, self.params))
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Number of free parameters of the mixture: unconstrained coordinates of linked sites."""
+        linked = tuple(name for name, site in self.mixture.sites.items() if site.links)
+        with jax.enable_x64(True):
+            return free_size(density_of(self.mixture), data_of(self.mixture), linked)
+
+    @property
+    def aic(self) -> float:
+        """2 p - 2 log likelihood; smaller is better."""
+        return 2 * self.n_parameters - 2 * self.log_likelihood
+
+    @property
+    def bic(self) -> float:
+        """p log N - 2 log likelihood; smaller is better (mclust reports the negative)."""
+        weights = self.mixture.weights
+        N = self.mixture.N if weights is None else float(weights.sum())
+        return self.n_parameters * float(np.log(N)) - 2 * self.log_likelihood
+
+    @property
+    def icl(self) -> float:
+        """BIC - 2 sum_n log max_k r_nk, as mclust's with the sign turned; smaller is better."""
+        certain = np.log(self.responsibilities.max(-1))
+        weights = 1.0 if self.mixture.weights is None else self.mixture.weights
+        return self.bic - 2 * float((weights * certain).sum())
+
+    def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Responsibilities of new data, given as the program's own arguments, (*rows, K)."""
+        new = brought_near(with_data(self.mixture, args, kwargs))
+        with jax.enable_x64(True):
+            return np.asarray(responsibilities(new, self.params))
+
+    def predict(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """The most probable cluster of each row of new data, (*rows); integers from 0."""
+        return self.predict_proba(*args, **kwargs).argmax(-1)
+
+    def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """log sum_k w_k f(x_n | k) of new data, (*rows), in nats."""
+        new = with_data(self.mixture, args, kwargs)
+        with jax.enable_x64(True):
+            return np.asarray(log_density(new, self.params))
+
+    def sample(self, key: Any, n: int) -> np.ndarray:
+        """``n`` new observations simulated at the MAP, (n, *event), in data units."""
+        return simulate(key, self.mixture, self.params, n)
+
+    def summary(self) -> Any:
+        """A DataFrame with one row per element of every site at the MAP."""
+        import pandas as pd
+
+        return pd.DataFrame({"map": dict(_elements(self.mixture, self.params))})
+
+    def to_datatree(self, **kwargs: Any) -> Any:
+        """An ArviZ DataTree of one chain and one draw; see ``bayesmix.posterior.em_tree``."""
+        from bayesmix.posterior import em_tree
+
+        return em_tree(self, **kwargs)
+
+    def __repr__(self) -> str:
+        width = max(len(name) for name, _ in _elements(self.mixture, self.params))
+        lines = [
+            f"EM of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
+            f"{self.mixture.N} rows",
+            f"log joint {self.log_joint:.6f}, log likelihood {self.log_likelihood:.6f} (nats)",
+            f"{self.stop} ({self.steps} steps, {self.seconds:.2f} s)",
+            "",
+            *(f"{name:<{width}}  {value: .6g}" for name, value in self._shown()),
+            "",
+            repr(self.modes),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        return "\n".join(lines)
+
+    def _shown(self) -> list[tuple[str, float]]:
+        elements = list(_elements(self.mixture, self.params))
+        return elements if len(elements) <= 60 else elements[:60]
+
+
+def _elements(mixture: Mixture, params: Params) -> Any:
+    """(name[labels], value) of every element of every site, with the columns' names."""
+    for name, value in params.items():
+        site = mixture.sites[name]
+        for position, element in np.ndenumerate(value):
+            labels = [
+                mixture.columns[i] if dim.startswith("feature") and mixture.columns else str(i)
+                for i, dim in zip(position, site.dims, strict=True)
+            ]
+            yield f"{name}[{', '.join(labels)}]" if labels else name, float(element)
