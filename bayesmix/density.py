@@ -21,6 +21,9 @@ from bayesmix.program import Mixture, Params
 from bayesmix.reader import Reading, x64
 from bayesmix.sweep import log_likelihood, rows_of, scan_rows, total_base
 
+# Nats of a row's score that may be lost before the sweep gives way, by precision.
+CANCELLATION = {"float64": 1e-8, "float32": 1e-3}
+
 
 class Piece:
     """A part of a program's arithmetic, ``nodes``, as a function of params and data summaries.
@@ -155,6 +158,16 @@ class Density:
         eta, normaliser = self.family.natural(leaves)
         return eta, log_weights - normaliser
 
+    def cancels(self, params: Params, data: Data) -> jax.Array:
+        """Whether a component is so narrow that x^2, x loc and loc^2 cancel in the sweep's score.
+
+        Their size, precision * z^2, costs that many times the rounding unit; more than 1e-8 nats
+        (a scale of about 1e-4 of the data's in float64) is too much.
+        """
+        eta, _ = self.natural(params, data)
+        size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, jnp.max(jnp.abs(data.rows.z))) ** 2
+        return ~(size * jnp.finfo(eta.dtype).eps < CANCELLATION[eta.dtype.name])
+
     def log_prior(self, params: Params, data: Data) -> jax.Array:
         """Log density of all sites but the mixture's, in nats."""
         return sum(self.terms(params, data).values(), jnp.zeros(()))
@@ -271,7 +284,23 @@ def by_row(piece: Piece, params: Params, known: list[Any]) -> tuple[jax.Array, j
 # ------------------------------------------------------------------------------ public functions
 
 
-_log_joint = jax.jit(Density.log_joint, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
+def _log_joint(
+    density: Density, piece: Piece, params: Params, data: Data, known: list[Any]
+) -> jax.Array:
+    """The log joint by the sweep; by the components' own densities where the sweep would cancel."""
+    if density.family is None or not density.family.location_scale:
+        return density.log_joint(params, data)
+
+    def by_components() -> jax.Array:
+        return density.log_prior(params, data) + by_row(piece, params, known)[0].sum()
+
+    def by_sweep() -> jax.Array:
+        return density.log_joint(params, data)
+
+    return jax.lax.cond(density.cancels(params, data), by_components, by_sweep)
+
+
 _terms = jax.jit(Density.terms, static_argnums=0)
 
 
@@ -286,7 +315,8 @@ def log_joint(mixture: Mixture, params: Params) -> jax.Array:
     Equal to ``numpyro.infer.util.log_density(program, args, kwargs, params)[0]``, without a
     Jacobian. Traceable; in the ambient precision.
     """
-    return _log_joint(density_of(mixture), params, data_of(mixture))
+    row = row_piece(mixture)
+    return _log_joint(density_of(mixture), row[0], params, data_of(mixture), row[1])
 
 
 def responsibilities(mixture: Mixture, params: Params) -> jax.Array:

@@ -387,3 +387,25 @@ def test_certify_passes_and_says_so(row_id):
     text = str(report).lower()
     for word in ("value", "gradient", "fisher", "jacobian"):
         assert word in text
+
+
+# -------------------------------------------------------------------------------- narrow clusters
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e-3])
+def test_a_cluster_on_a_single_value_costs_no_digits(scale):
+    """x^2, x loc and loc^2 cancel in the sweep's score; the log joint must not."""
+    mixture = traced("normal_half_normal")
+    with x64():
+        params = {
+            "weights": jnp.array([0.1, 0.9]),
+            "loc": jnp.array([Y[3], 0.0]),
+            "scale": jnp.array([scale, 1.5]),
+        }
+        value, slope = jax.value_and_grad(lambda p: bm.log_joint(mixture, p))(params)
+        theirs, their_slope = jax.value_and_grad(
+            lambda p: oracles.numpyro_log_joint(BY_ID["normal_half_normal"], p)
+        )(params)
+    np.testing.assert_allclose(value, theirs, rtol=ROUNDING)
+    for name, expected in their_slope.items():
+        np.testing.assert_allclose(slope[name], expected, rtol=1e-9, atol=1e-9)
