@@ -22,7 +22,7 @@ INK, MUTED, PALE = "#22262B", "#6B7178", "#E3E6E9"
 STYLE = {
     "font.size": 10.0,
     "axes.titlesize": 11.5,
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
     "axes.edgecolor": MUTED,

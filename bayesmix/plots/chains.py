@@ -80,7 +80,7 @@ def _tidy(figure: Figure, chains: int, title: str) -> None:
     colours = [PALETTE[c % len(PALETTE)] for c in range(chains)]
     marks = [Line2D([], [], color=c, lw=2, label=f"chain {i}") for i, c in enumerate(colours)]
     figure.legend(handles=marks, loc="outside lower left", ncols=min(chains, 8))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="semibold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
 
 
 def _diagnostic_tree(source: Any) -> xarray.DataTree:

@@ -291,7 +291,7 @@ def _pairs(view: View, moments: Any, chosen: Sequence[int]) -> Figure:
         alignment="left",
     )
     axes[0, -1].get_legend().set_in_layout(False)  # it stands in the empty half of the grid
-    figure.suptitle(_clusters_title(view), x=0.01, ha="left", fontsize=11.5, fontweight="semibold")
+    figure.suptitle(_clusters_title(view), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
     return figure
 
 

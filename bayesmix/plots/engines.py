@@ -242,7 +242,7 @@ def _draw_forest(panels: dict[str, list[tuple[int | None, Any]]], K: int) -> Fig
         x=0.01,
         ha="left",
         fontsize=11.5,
-        fontweight="semibold",
+        fontweight="bold",
     )
     return figure
 
