@@ -50,14 +50,12 @@ class Site:
     name: str
     shape: tuple[int, ...]
     prior: str
-    prior_args: tuple[str, ...]
     support: Any  # a tree definition: jax.tree.unflatten(support, bounds) is the constraint
     dims: tuple[str, ...]
     cluster_axis: int | None
     links: tuple[Link, ...]
     fed_priors: tuple[str, ...]
     weighted: bool
-    distribution: Any = field(repr=False)
 
     @property
     def feeds(self) -> tuple[str, ...]:
@@ -355,12 +353,10 @@ def _site(
         name=name,
         shape=shape,
         prior=type(base).__name__,
-        prior_args=tuple(reading.priors[name]),
         support=jax.tree.structure(fn.support),
         dims=tuple(str(d) for d in dims),
         cluster_axis=cluster_axis,
         links=links,
         fed_priors=fed,
         weighted=site["scale"] is not None or bool(unwrap(fn)[1]),
-        distribution=type(base),
     )
