@@ -90,3 +90,40 @@ def _many(
         }
 
     return jax.lax.map(one, draws)
+
+
+def draw_responsibilities(mixture: Mixture, draws: dict[str, Any]) -> np.ndarray:
+    """Responsibilities alone of draws {site: (S, *shape)}, (S, N, K), in float64.
+
+    By the sweep's one matrix product per draw where the family has one, and by the components'
+    own densities where that would cancel. The caller keeps S small enough.
+    """
+    with jax.enable_x64(True):
+        density, data = density_of(mixture), data_of(mixture)
+        piece, known = row_piece(mixture)
+        x = np.asarray(mixture.value).reshape(mixture.N, -1) if density.family else None
+        some = {name: np.asarray(value, np.float64) for name, value in draws.items()}
+        return np.asarray(_responsibilities(density, piece, some, data, known, x))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _responsibilities(
+    density: Density, piece: Piece, draws: Params, data: Data, known: list[Any], x: Any
+) -> jax.Array:
+    def by_components(params: Params) -> jax.Array:
+        return by_row(piece, params, known)[1].reshape(-1, density.K)
+
+    family = density.family
+    if family is None:
+        return jax.lax.map(by_components, draws)
+    features = family.features(((x - data.rows.shift) / data.rows.scale).T)
+
+    def by_sweep(params: Params) -> jax.Array:
+        eta, offset = density.natural(params, data)
+        return jax.nn.softmax((eta @ features + offset[:, None]).T, axis=-1)
+
+    def by_either(params: Params) -> jax.Array:
+        cancels = density.cancels(params, data)
+        return jax.lax.cond(cancels, by_components, by_sweep, params)
+
+    return jax.lax.map(by_either if family.location_scale else by_sweep, draws)
