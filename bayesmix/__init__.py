@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from bayesmix import datasets, models, plots
+from bayesmix.adopt import adopt
 from bayesmix.card import Card, card
 from bayesmix.certify import certify
 from bayesmix.density import (
@@ -32,6 +33,7 @@ __all__ = [
     "EMResult",
     "Mixture",
     "NUTSResult",
+    "adopt",
     "card",
     "certify",
     "datasets",

@@ -33,6 +33,7 @@ ROOMS = (
     "laplace",
     "nuts",
     "posterior",
+    "adopt",
     "relabel",
     "report",
     "card",
