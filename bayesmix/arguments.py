@@ -121,3 +121,19 @@ def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
         if isinstance(item, list | tuple | np.ndarray):
             raise ValueError(f"{where} is a list whose rows differ in length")
     return np.array(array.tolist(), dtype=np.float64)
+
+
+def seed_of(key: Any) -> np.random.SeedSequence:
+    """A NumPy seed from a JAX key: the same key gives the same numbers.
+
+    Raises ValueError for anything that is not a random key.
+    """
+    if isinstance(key, int | np.integer):
+        raise ValueError(f"the first argument is a random key: jax.random.key({key}), not {key}")
+    try:
+        words = np.asarray(jax.random.key_data(key))
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(
+            f"the first argument is a random key, jax.random.key(0), not {type(key).__name__}"
+        ) from None
+    return np.random.SeedSequence([int(word) for word in words.ravel()])

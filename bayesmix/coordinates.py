@@ -51,13 +51,19 @@ def constrain(
     return {n: transforms[n](value) for n, value in unraveller(density, data, sites)(z).items()}
 
 
-def free_log_density(density: Density, z: jax.Array, data: Data) -> jax.Array:
-    """Log joint plus the log Jacobian of the constraining maps, at unconstrained ``z``, in nats."""
+def constrain_with_jacobian(density: Density, z: jax.Array, data: Data) -> tuple[Params, jax.Array]:
+    """Constrained values at unconstrained coordinates ``z``, and the log Jacobian of the maps."""
     transforms = density.transforms(data)
     params, jacobian = {}, jnp.zeros((), z.dtype)
     for name, value in unraveller(density, data)(z).items():
         params[name] = transforms[name](value)
         jacobian += jnp.sum(transforms[name].log_abs_det_jacobian(value, params[name]))
+    return params, jacobian
+
+
+def free_log_density(density: Density, z: jax.Array, data: Data) -> jax.Array:
+    """Log joint plus the log Jacobian of the constraining maps, at unconstrained ``z``, in nats."""
+    params, jacobian = constrain_with_jacobian(density, z, data)
     return density.log_joint(params, data) + jacobian
 
 

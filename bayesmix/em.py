@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.arguments import seed_of
 from bayesmix.density import Data, Density, data_of, density_of, log_density
 from bayesmix.engine import (
     CONVERGED,
@@ -110,7 +111,7 @@ class EM:
         Raises ValueError for data or starts that do not fit the program, in one sentence.
         """
         began = time.perf_counter()
-        seed = _seed(key)
+        seed = seed_of(key)
         mixture = trace(self.program, *args, **kwargs)
         if init_params is not None and init_resp is not None:
             raise ValueError("give init_params or init_resp, not both")
@@ -217,22 +218,6 @@ def _unflatten(mixture: Mixture, flat: np.ndarray) -> dict[str, np.ndarray]:
     sizes = [math.prod(mixture.sites[name].shape) for name in names]
     parts = np.split(flat, np.cumsum(sizes)[:-1])
     return {n: part.reshape(mixture.sites[n].shape) for n, part in zip(names, parts, strict=True)}
-
-
-def _seed(key: Any) -> np.random.SeedSequence:
-    """A NumPy seed from a JAX key; the same key gives the same starts."""
-    if isinstance(key, int | np.integer):
-        raise ValueError(
-            f"the first argument of run is a random key: jax.random.key({key}), not {key}"
-        )
-    try:
-        words = np.asarray(jax.random.key_data(key))
-    except (TypeError, ValueError, AttributeError):
-        raise ValueError(
-            "the first argument of run is a random key, jax.random.key(0), not "
-            f"{type(key).__name__}"
-        ) from None
-    return np.random.SeedSequence([int(word) for word in words.ravel()])
 
 
 def _check_size(mixture: Mixture) -> None:

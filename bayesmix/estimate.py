@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from bayesmix.coordinates import free_size
+from bayesmix.curvature import standard_errors
 from bayesmix.density import data_of, density_of, log_density, responsibilities
 from bayesmix.modes import Modes
 from bayesmix.mstep import plan_for
@@ -95,6 +96,13 @@ class EMResult:
     def sample(self, key: Any, n: int) -> np.ndarray:
         """``n`` new observations simulated at the MAP, (n, *event), in data units."""
         return simulate(key, self.mixture, self.params, n)
+
+    def standard_errors(self) -> dict[str, np.ndarray]:
+        """Standard errors from the observed information at the MAP, {site: array} as ``params``.
+
+        See ``bayesmix.curvature.standard_errors``, also for what is raised.
+        """
+        return standard_errors(self.mixture, self.params)
 
     def summary(self) -> Any:
         """A DataFrame with one row per element of every site at the MAP."""

@@ -1,4 +1,4 @@
-"""Curvature at a mode, in unconstrained coordinates.
+"""Laplace's approximation of one mode, in unconstrained coordinates.
 
 The density that a sampler sees is the log joint over unconstrained coordinates z, with the
 Jacobian; its mode is not EM's (the mode over the constrained sites): a few Newton steps lead from
@@ -6,110 +6,165 @@ the one to the other. ``Geometry`` is that mode with the Gaussian that fits it b
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bayesmix.coordinates import free_log_density, from_free, to_free
-from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.coordinates import from_free, unraveller
+from bayesmix.curvature import SMALLEST, Bend, bend_at, evaluate, free_vector
+from bayesmix.density import data_of, density_of
 from bayesmix.program import Mixture, Params
 
 NEWTON_STEPS = 50
+HALVINGS = 30
+INSIDE = 4.0
+BEYOND = 1e3
+FAR = 1e300
 
 
 @dataclass(frozen=True)
 class Geometry:
     """The unconstrained mode: ``z`` (n,), ``factor`` (n, n) with covariance factor factor'.
 
-    ``log_density`` there in nats, Jacobian included; ``log_evidence`` is Laplace's approximation of
-    the mass of this one mode (no factor for relabelled copies).
+    ``params`` are its constrained values and ``sd`` their standard deviations by the delta method,
+    {site: array}. ``log_density`` there in nats, Jacobian included; ``log_evidence`` is Laplace's
+    approximation of the mass of this one mode (no factor for relabelled copies). ``condition`` is
+    the condition number of the Hessian in coordinates where its diagonal is 1.
     """
 
     z: np.ndarray
     factor: np.ndarray
+    params: dict[str, np.ndarray]
+    sd: dict[str, np.ndarray]
     log_density: float
     log_evidence: float
+    condition: float
 
 
-@partial(jax.jit, static_argnums=0)
-def _value_and_gradient(density: Density, z: jax.Array, data: Data) -> tuple[Any, jax.Array]:
-    return jax.value_and_grad(free_log_density, argnums=1)(density, z, data)
+class Evidence(NamedTuple):
+    """Laplace's evidence of one mode in nats, and how nearly singular its Hessian is.
 
-
-def value_and_gradient(density: Density, z: Any, data: Data) -> tuple[float, np.ndarray]:
-    """The log density at unconstrained ``z`` with its Jacobian, in nats, and its gradient (n,)."""
-    value, gradient = _value_and_gradient(density, jnp.asarray(z, float), data)
-    return float(value), np.asarray(gradient)
-
-
-def hessian(density: Density, z: np.ndarray, data: Data) -> np.ndarray:
-    """Hessian (n, n) by central differences of the closed-form gradient.
-
-    Its relative error is about 1e-9 in float64, far below what whitening or Laplace can feel, and
-    it needs no compiled code beyond the gradient's.
+    Where there is no proper maximum: -inf and inf, and ``reason`` says why.
     """
-    step = np.cbrt(np.finfo(float).eps) * np.maximum(1.0, np.abs(z))
-    columns = [
-        value_and_gradient(density, z + offset, data)[1]
-        - value_and_gradient(density, z - offset, data)[1]
-        for offset in np.diag(step)
-    ]
-    full = np.stack(columns) / (2 * step[:, None])
-    return (full + full.T) / 2
+
+    log_evidence: float
+    condition: float
+    reason: str
+
+
+def log_evidence(mixture: Mixture, params: Params) -> Evidence:
+    """Mass of the mode next to ``params`` by Laplace's approximation, one copy of it, in nats.
+
+    Add log of the number of permutations that the program allows for all its copies. A program with
+    flat priors has no evidence; differences between its modes still compare their masses.
+    """
+    with jax.enable_x64(True):
+        geometry, reason = climb(mixture, params)
+    if geometry is None:
+        return Evidence(-np.inf, np.inf, reason)
+    return Evidence(geometry.log_evidence, geometry.condition, "")
 
 
 def geometry_at(mixture: Mixture, params: Params) -> Geometry | None:
-    """The unconstrained mode near ``params``; None where Newton finds no proper maximum there.
+    """The unconstrained mode near ``params``; None where there is no proper maximum. Needs x64."""
+    return climb(mixture, params)[0]
 
-    Needs x64. Damped Newton: directions of wrong curvature are turned uphill, steps halved until
-    the log density rises.
+
+def climb(mixture: Mixture, params: Params) -> tuple[Geometry | None, str]:
+    """The unconstrained mode near ``params``, or None and why not. Needs x64.
+
+    Damped Newton: directions of wrong curvature are turned uphill, steps halved until the log
+    density rises.
     """
-    density, data = density_of(mixture), data_of(mixture)
-    z = np.asarray(to_free(density, {n: jnp.asarray(v, float) for n, v in params.items()}, data))
-    if not np.isfinite(z).all():
-        return None
-    value, gradient = value_and_gradient(density, z, data)
+    here = _inside(mixture, free_vector(mixture, params))
     for _ in range(NEWTON_STEPS):
-        matrix = hessian(density, z, data)
-        if not (np.isfinite(gradient).all() and np.isfinite(matrix).all()):
-            return None
-        curvature, axes = np.linalg.eigh(-matrix)
-        slope = axes.T @ gradient
-        size = np.maximum(np.abs(curvature), 1e-8)
-        if slope @ (slope / size) < 1e-10 * (1 + abs(value)):
-            return _gaussian(z, value, curvature, axes) if (curvature > 0).all() else None
-        there = _rise(density, data, z, value, axes @ (slope / size))
+        if not here.finite:
+            return None, "the log density is not finite there"
+        if here.flat.any():
+            return None, "the log density is flat in some direction: no proper maximum"
+        curvature, axes, units = here.principal()
+        slope = axes.T @ (units * here.gradient)
+        size = np.maximum(np.abs(curvature), SMALLEST)
+        there = None
+        if slope @ (slope / size) >= 1e-10 * (1 + abs(here.value)):
+            there = _rise(mixture, here, units * (axes @ (slope / size)))
         if there is None:
-            return _gaussian(z, value, curvature, axes) if (curvature > 0).all() else None
-        z, value, gradient = there
-    return None
+            return _gaussian(here, curvature, axes, units)
+        here = there
+    return None, "Newton's steps did not settle on a maximum"
 
 
-def _rise(
-    density: Density, data: Data, z: np.ndarray, value: float, step: np.ndarray
-) -> tuple[np.ndarray, float, np.ndarray] | None:
-    """The first of z + step, z + step / 2, ... where the log density is higher; None if none is."""
-    for halvings in range(30):
-        point = z + step / 2**halvings
-        there, gradient = value_and_gradient(density, point, data)
-        if there > value:
-            return point, there, gradient
-    return None
+def _inside(mixture: Mixture, z: np.ndarray) -> Bend:
+    """The log density around ``z``, drawn in where EM's mode has a probability of 0 or 1.
+
+    Such a value is infinitely far out in ``z``, but the unconstrained mode is not. Other values
+    that far out (a scale of 0) stay: there the cluster is singular.
+    """
+    if np.isfinite(z).all():
+        here = bend_at(mixture, z)
+        if not here.flat.any():
+            return here
+        drawn_in = here.flat & _bounded(mixture, z.size)
+    else:
+        drawn_in = _bounded(mixture, z.size)
+    z = np.nan_to_num(z, posinf=BEYOND, neginf=-BEYOND)
+    return bend_at(mixture, np.where(drawn_in, np.clip(z, -INSIDE, INSIDE), z))
 
 
-def _gaussian(z: np.ndarray, value: float, curvature: np.ndarray, axes: np.ndarray) -> Geometry:
-    log_evidence = value + 0.5 * (z.size * np.log(2 * np.pi) - np.log(curvature).sum())
-    return Geometry(z, axes / np.sqrt(curvature), value, float(log_evidence))
+def _bounded(mixture: Mixture, n: int) -> np.ndarray:
+    """Which unconstrained coordinates belong to sites whose values are bounded, (n,)."""
+    density, data = density_of(mixture), data_of(mixture)
+    owner = unraveller(density, data)(np.arange(n, dtype=float))
+    far = from_free(density, np.full(n, FAR), data)
+    bounded = np.zeros(n, bool)
+    for name in mixture.sites:
+        bounded[np.asarray(owner[name], int)] = (np.abs(np.asarray(far[name])) < FAR).all()
+    return bounded
+
+
+def _rise(mixture: Mixture, here: Bend, move: np.ndarray) -> Bend | None:
+    """The first of z + move, z + move / 2, ... where the log density is higher; None if none is."""
+    there = bend_at(mixture, here.z + move, here.steps)
+    if there.value > here.value:
+        return there
+    points = here.z + move / 2.0 ** np.arange(1, HALVINGS)[:, None]
+    higher = evaluate(mixture, points)[0] > here.value
+    return bend_at(mixture, points[higher.argmax()], here.steps) if higher.any() else None
+
+
+def _gaussian(
+    here: Bend, curvature: np.ndarray, axes: np.ndarray, units: np.ndarray
+) -> tuple[Geometry | None, str]:
+    if not curvature.min() > SMALLEST:
+        return None, "the Hessian is not negative definite: no proper maximum"
+    log_volume = np.log(units).sum() - 0.5 * np.log(curvature).sum()
+    log_evidence = here.value + 0.5 * here.z.size * np.log(2 * np.pi) + log_volume
+    factor = units[:, None] * axes / np.sqrt(curvature)
+    return Geometry(
+        z=here.z,
+        factor=factor,
+        params=here.params,
+        sd=here.spread(factor),
+        log_density=here.value,
+        log_evidence=float(log_evidence),
+        condition=float(curvature.max() / curvature.min()),
+    ), ""
 
 
 def unconstrained_mode(mixture: Mixture, params: Params) -> dict[str, np.ndarray] | None:
     """Where the mode over unconstrained coordinates lies, as constrained params, or None."""
     with jax.enable_x64(True):
         geometry = geometry_at(mixture, params)
-        if geometry is None:
-            return None
-        found = from_free(density_of(mixture), geometry.z, data_of(mixture))
-        return {name: np.asarray(found[name]) for name in mixture.sites}
+    return None if geometry is None else geometry.params
+
+
+def refuse_improper(mixture: Mixture, method: str) -> None:
+    """Raise ValueError, naming the site, where an improper prior leaves the posterior improper."""
+    for site in mixture.sites.values():
+        if site.improper:
+            raise ValueError(
+                f"site {site.name!r} has an improper prior (ImproperUniform), so the posterior of "
+                "a mixture is improper too (an empty cluster leaves it undetermined): give it a "
+                f"proper prior for {method}; EM accepts it"
+            )

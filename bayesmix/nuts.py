@@ -17,23 +17,17 @@ import numpy as np
 from numpyro import handlers
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
-from scipy.optimize import linear_sum_assignment
 
 from bayesmix.coordinates import free_log_density, from_free, to_free
-from bayesmix.density import (
-    Data,
-    Density,
-    data_of,
-    density_of,
-    responsibilities,
-)
+from bayesmix.curvature import evaluate
+from bayesmix.density import Data, Density, data_of, density_of
 from bayesmix.draws import evaluate_draws
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
-from bayesmix.laplace import geometry_at, value_and_gradient
+from bayesmix.laplace import geometry_at, refuse_improper
 from bayesmix.predict import brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture, trace
-from bayesmix.symmetry import exchangeable, permute
+from bayesmix.symmetry import aligned
 
 BLOCK = 100
 COMPARABLE = np.log(100.0)
@@ -248,7 +242,7 @@ class NUTS:
         """
         began = time.perf_counter()
         mixture = trace(self.program, *args, **kwargs)
-        _refuse_improper(mixture)
+        refuse_improper(mixture, "NUTS")
         key, key_start = jax.random.split(key)
         if start is None:
             start = EM(self.program, progress_bar=self.progress_bar).run(key_start, *args, **kwargs)
@@ -298,7 +292,7 @@ class NUTS:
         warmup = self._warmup(geometry)
         begin, advance = _machine(density, warmup, self.target_accept)
         centre, factor = jnp.asarray(frame.centre, float), jnp.asarray(frame.factor, float)
-        first = _first(density, data, frame, points)
+        first = _first(mixture, frame, points)
         states = begin(jax.random.split(key, self.chains), first, data, centre, factor)
         kept = []
         for phase, count in _blocks(warmup, self.draws, self.progress_bar):
@@ -320,12 +314,11 @@ class NUTS:
         return samples, drawn
 
 
-def _first(density: Density, data: Data, frame: Frame, points: np.ndarray) -> ParamInfo:
+def _first(mixture: Mixture, frame: Frame, points: np.ndarray) -> ParamInfo:
     """The chains' first points with potential and gradient there."""
-    found = [value_and_gradient(density, frame.centre + frame.factor @ u, data) for u in points]
-    potential = jnp.asarray([-value for value, _ in found], float)
-    gradient = jnp.asarray([-frame.factor.T @ gradient for _, gradient in found], float)
-    return ParamInfo(jnp.asarray(points, float), potential, gradient)
+    values, gradients, _ = evaluate(mixture, frame.centre + points @ frame.factor.T)
+    potential, gradient = -values, -gradients @ frame.factor
+    return ParamInfo(*(jnp.asarray(part, float) for part in (points, potential, gradient)))
 
 
 def _blocks(warmup: int, draws: int, shown: bool) -> Any:
@@ -345,16 +338,6 @@ def _blocks(warmup: int, draws: int, shown: bool) -> Any:
 
 def _pieces(total: int) -> list[int]:
     return [min(BLOCK, total - begin) for begin in range(0, total, BLOCK)]
-
-
-def _refuse_improper(mixture: Mixture) -> None:
-    for site in mixture.sites.values():
-        if site.improper:
-            raise ValueError(
-                f"site {site.name!r} has an improper prior (ImproperUniform), so the posterior of "
-                "a mixture is improper too (an empty cluster leaves it undetermined): give it a "
-                "proper prior for NUTS; EM accepts it"
-            )
 
 
 def _check_start(mixture: Mixture, em: EMResult) -> None:
@@ -404,13 +387,12 @@ def _from_modes(
     known.sort(key=lambda pair: -pair[1].log_evidence)
     best = known[0][1]
     share = _shares([geometry.log_evidence for _, geometry in known], chains)
-    density, data = density_of(mixture), data_of(mixture)
     inverse = np.linalg.inv(best.factor)
     points = []
     for number, chain_key in zip(share, jax.random.split(key, chains), strict=True):
         geometry = known[number][1]
         if number:
-            same_names = _aligned(mixture, from_free(density, geometry.z, data), em.params)
+            same_names = aligned(mixture, geometry.params, em.params)
             geometry = geometry_at(mixture, same_names) or geometry
         spread = geometry.factor @ np.asarray(jax.random.normal(chain_key, (geometry.z.size,)))
         points.append(inverse @ (geometry.z + spread - best.z))
@@ -450,19 +432,6 @@ def _shares(log_evidence: list[float], chains: int) -> list[int]:
     for _ in range(chains):
         counts[np.argmax(mass / mass.sum() * chains - counts + (counts == 0) * chains)] += 1
     return [int(number) for number in np.repeat(np.arange(len(mass)), counts)]
-
-
-def _aligned(mixture: Mixture, params: Any, pivot: Any) -> Any:
-    """``params`` with clusters named like the pivot's, where the program lets them be renamed."""
-    here = np.asarray(responsibilities(mixture, params)).reshape(-1, mixture.K)
-    there = np.asarray(responsibilities(mixture, pivot)).reshape(-1, mixture.K)
-    overlap = there.T @ here
-    classes = exchangeable(mixture, pivot)
-    label = {k: number for number, members in enumerate(classes) for k in members}
-    allowed = np.array([[label[i] == label[j] for j in label] for i in label])
-    allowed = allowed[np.ix_(np.argsort(list(label)), np.argsort(list(label)))]
-    perm = linear_sum_assignment(np.where(allowed, -overlap, 1 + overlap.sum()))[1]
-    return permute(mixture, {n: np.asarray(v) for n, v in params.items()}, perm)
 
 
 def _divergences(stats: dict[str, np.ndarray]) -> list[str]:

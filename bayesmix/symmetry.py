@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.special import gammaln
 
 from bayesmix.coordinates import from_free, to_free
-from bayesmix.density import data_of, density_of, log_joint
+from bayesmix.density import data_of, density_of, log_joint, responsibilities
 from bayesmix.program import Mixture, Params
 
 
@@ -46,6 +48,25 @@ def exchangeable(mixture: Mixture, params: Params) -> tuple[tuple[int, ...], ...
         )
     same = np.isclose(values, values[0], rtol=1e-9, atol=1e-9 * mixture.N).all(1)
     return _classes(mixture.K, [pair for pair, kept in zip(pairs, same[1:], strict=True) if kept])
+
+
+def log_order(classes: tuple[tuple[int, ...], ...]) -> float:
+    """Log of the number of permutations that only move clusters inside their class."""
+    return float(sum(gammaln(len(members) + 1) for members in classes))
+
+
+def aligned(mixture: Mixture, params: Params, pivot: Params) -> Params:
+    """``params`` with clusters named like the pivot's, where the program lets them be renamed.
+
+    The permutation under which the responsibilities agree best with the pivot's. Needs x64.
+    """
+    here = np.asarray(responsibilities(mixture, params)).reshape(-1, mixture.K)
+    there = np.asarray(responsibilities(mixture, pivot)).reshape(-1, mixture.K)
+    overlap, perm = there.T @ here, np.arange(mixture.K)
+    for members in map(list, exchangeable(mixture, pivot)):
+        block = overlap[np.ix_(members, members)]
+        perm[members] = np.take(members, linear_sum_assignment(block, maximize=True)[1])
+    return permute(mixture, {name: np.asarray(value) for name, value in params.items()}, perm)
 
 
 def moved(mixture: Mixture, params: Params, step: float = 0.1) -> dict[str, np.ndarray]:

@@ -1,0 +1,205 @@
+"""How the log joint bends around a point: value, gradient and Hessian in unconstrained coordinates.
+
+The Hessian is a difference of closed-form gradients, so that one compiled function, value and
+gradient at a block of points, serves Newton's steps, Laplace's evidence, importance weights and
+standard errors alike. The steps of the differences are measured, not assumed: over each of them the
+log density bends by about 1e-8 nats, whatever the units of the data.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesmix.coordinates import constrain_with_jacobian, to_free
+from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.program import Mixture, Params
+from bayesmix.sweep import CHUNK
+
+BEND = 1e-8
+BLOCK = 16
+CELLS = 2**20
+FIRST_STEP = 1e-4
+LONGEST = 1e6
+ROUNDS = 12
+SETTLED = 0.01
+SMALLEST = 1e-8
+
+
+class Bend(NamedTuple):
+    """The log density around ``z`` (n,), in nats: value (), gradient (n,), hessian (n, n).
+
+    ``params`` {site: (*shape)} are the constrained values and ``slopes`` {site: (n, *shape)} their
+    derivatives; ``steps`` (n,) the steps of the differences. ``flat`` (n,): coordinates along which
+    no step was found over which it bends as it should.
+    """
+
+    z: np.ndarray
+    value: float
+    gradient: np.ndarray
+    hessian: np.ndarray
+    params: dict[str, np.ndarray]
+    slopes: dict[str, np.ndarray]
+    steps: np.ndarray
+    flat: np.ndarray
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.gradient).all() and np.isfinite(self.hessian).all())
+
+    def principal(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Curvatures (n,), axes (n, n) and units (n,): -hessian where its diagonal is 1."""
+        units = 1 / np.sqrt(np.where(self.flat, 1.0, np.abs(np.diag(self.hessian))))
+        return *np.linalg.eigh(-self.hessian * np.outer(units, units)), units
+
+    def spread(self, factor: np.ndarray) -> dict[str, np.ndarray]:
+        """Standard deviations of the constrained values when z has covariance factor factor'."""
+        return {
+            name: np.sqrt(np.sum(np.tensordot(factor.T, slope, 1) ** 2, axis=0))
+            for name, slope in self.slopes.items()
+        }
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _block(density: Density, lanes: int, points: Any, data: Data, jacobian: Any) -> Any:
+    """Values, gradients and constrained params at every point, ``lanes`` points side by side."""
+
+    def one(z: jax.Array) -> Any:
+        def height(z: jax.Array) -> tuple[jax.Array, Params]:
+            params, volume = constrain_with_jacobian(density, z, data)
+            return density.log_joint(params, data) + jacobian * volume, params
+
+        return jax.value_and_grad(height, has_aux=True)(z)
+
+    return jax.lax.map(one, points, batch_size=lanes)
+
+
+def evaluate(
+    mixture: Mixture, points: np.ndarray, jacobian: bool = True
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Log densities (m,), gradients (m, n) and constrained values at unconstrained points (m, n).
+
+    With the log Jacobian, or without: the density of the constrained sites. In the ambient
+    precision. Any number of points runs through the same compiled code, in blocks.
+    """
+    density, data = density_of(mixture), data_of(mixture)
+    total, n = points.shape
+    rows = min(mixture.N, CHUNK) if density.family else mixture.N
+    size = max(2 * n + 1, BLOCK)
+    lanes = int(np.clip(CELLS // (rows * mixture.K), 1, size))
+    size = -(-size // lanes) * lanes
+    padded = np.concatenate([points, np.repeat(points[:1], -total % size, 0)])
+    weight = 1.0 if jacobian else 0.0
+    parts = [
+        _block(density, lanes, jnp.asarray(some, float), data, weight)
+        for some in padded.reshape(-1, size, n)
+    ]
+    joined = jax.tree.map(lambda *values: np.concatenate(values)[:total], *parts)
+    (values, params), gradients = joined
+    return values, gradients, params
+
+
+def bend_at(
+    mixture: Mixture, z: np.ndarray, steps: np.ndarray | None = None, jacobian: bool = True
+) -> Bend:
+    """The log density around ``z``. ``steps``: those that served at a point nearby.
+
+    The relative error of the Hessian is about 1e-8 in float64, far below what whitening, Laplace or
+    a standard error can feel.
+    """
+    size = np.maximum(1.0, np.abs(z))
+    steps = FIRST_STEP * size if steps is None else steps
+    for _ in range(ROUNDS):
+        found, bent = _differences(mixture, z, steps, jacobian)
+        target = BEND + 1e3 * np.finfo(float).eps * (1 + abs(found.value))
+        found = found._replace(flat=~((bent > target / 100) & (bent < 100 * target)))
+        if not (np.isfinite(found.value) and found.flat.any()):
+            break
+        change = np.sqrt(target / np.maximum(bent, 1e-4 * target))
+        steps = np.minimum(steps * np.where(np.isfinite(bent), change, 1e-4), LONGEST * size)
+    return found
+
+
+def _differences(
+    mixture: Mixture, z: np.ndarray, steps: np.ndarray, jacobian: bool
+) -> tuple[Bend, np.ndarray]:
+    """Central differences around ``z``, and how much the log density bends along each, in nats."""
+    n = z.size
+    points = np.concatenate([z[None], z + np.diag(steps), z - np.diag(steps)])
+    values, gradients, params = evaluate(mixture, points, jacobian)
+    ahead, behind = slice(1, n + 1), slice(n + 1, None)
+    width = np.diagonal(points[ahead] - points[behind])
+    half = (gradients[ahead] - gradients[behind]) / width[:, None]
+    slopes = {
+        name: (params[name][ahead] - params[name][behind])
+        / width.reshape(n, *[1] * (params[name].ndim - 1))
+        for name in mixture.sites
+    }
+    found = Bend(
+        z=z,
+        value=float(values[0]),
+        gradient=gradients[0],
+        hessian=(half + half.T) / 2,
+        params={name: params[name][0] for name in mixture.sites},
+        slopes=slopes,
+        steps=steps,
+        flat=np.ones(n, bool),
+    )
+    second = np.abs(values[ahead] + values[behind] - 2 * values[0])
+    return found, np.maximum(second, steps**2 * np.abs(np.diag(half)))
+
+
+def free_vector(mixture: Mixture, params: Params) -> np.ndarray:
+    """Unconstrained coordinates of ``params``, (n,); infinite on the boundary of a support."""
+    arrays = {name: jnp.asarray(value, float) for name, value in params.items()}
+    return np.asarray(to_free(density_of(mixture), arrays, data_of(mixture)))
+
+
+def standard_errors(mixture: Mixture, params: Params) -> dict[str, np.ndarray]:
+    """Standard errors of every element of every site at a maximum, {site: array}, in its units.
+
+    Square roots of the diagonal of the inverse observed information, minus the Hessian of the log
+    joint over the constrained sites: of maximum likelihood where the priors are flat, of the MAP
+    otherwise. Taken in unconstrained coordinates and carried over by the delta method; at a maximum
+    that is exact, and covers sites with constraints (weights, covariance matrices).
+
+    Raises ValueError, naming the site, on the boundary of a support; and where the information is
+    not positive definite or ``params`` is no maximum.
+    """
+    with jax.enable_x64(True):
+        z = free_vector(mixture, params)
+        if not np.isfinite(z).all():
+            raise ValueError(_on_the_boundary(mixture, params))
+        found = bend_at(mixture, z, jacobian=False)
+    if not found.finite:
+        raise ValueError("the log joint is not finite around the params: a cluster is singular")
+    curvature, axes, units = found.principal()
+    if found.flat.any() or not curvature.min() > SMALLEST:
+        raise ValueError(
+            "the observed information is not positive definite, so the data and the priors leave "
+            "some combination of the parameters open: there are no standard errors here"
+        )
+    factor = units[:, None] * axes / np.sqrt(curvature)
+    left = float(np.sum((factor.T @ found.gradient) ** 2))
+    if left > SETTLED:
+        raise ValueError(
+            f"the params are not a maximum: about {left / 2:.2g} nats remain to be gained; raise "
+            "max_steps"
+        )
+    return found.spread(factor)
+
+
+def _on_the_boundary(mixture: Mixture, params: Params) -> str:
+    with jax.enable_x64(True):
+        transforms = density_of(mixture).transforms(data_of(mixture))
+        inside = {
+            name: np.isfinite(np.asarray(transforms[name].inv(jnp.asarray(params[name], float))))
+            for name in mixture.sites
+        }
+    name = next(name for name, finite in inside.items() if not finite.all())
+    return (
+        f"site {name!r} lies on the boundary of its support ({np.array2string(params[name])}), "
+        "where the log joint has no curvature to take standard errors from"
+    )
