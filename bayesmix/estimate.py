@@ -104,6 +104,14 @@ class EMResult:
         """
         return standard_errors(self.mixture, self.params)
 
+    def laplace(
+        self, key: Any, draws: int = 1000, *, mode: int | None = None, resample: bool = False
+    ) -> Any:
+        """Independent draws around the modes, with k-hat; see ``bayesmix.approximate.laplace``."""
+        from bayesmix.approximate import laplace
+
+        return laplace(key, self, draws, mode=mode, resample=resample)
+
     def summary(self) -> Any:
         """A DataFrame with one row per element of every site at the MAP."""
         import pandas as pd

@@ -1,6 +1,6 @@
-"""Results of EM and NUTS as one kind of ArviZ DataTree.
+"""Results of EM, NUTS, Laplace and the bootstrap as one kind of ArviZ DataTree.
 
-Idea: both engines fill the same groups with the same names, so that all that follows (ArviZ,
+Idea: all engines fill the same groups with the same names, so that all that follows (ArviZ,
 relabelling, the card, plots) is one path. An EM result is a tree of one chain and one draw.
 
 Groups: posterior (the latent sites), sample_stats, invariant (log joint, entropy and sorted
@@ -90,6 +90,31 @@ def nuts_tree(result: Any, *, prior_key: Any = None, predictive_key: Any = None)
         stats={name: np.asarray(value) for name, value in result.sample_stats.items()},
         start=result.start,
         extra={"start_policy": result.start_policy},
+        prior_key=prior_key,
+        predictive_key=predictive_key,
+    )
+
+
+def independent_tree(
+    result: Any,
+    method: str,
+    facts: dict[str, Any],
+    *,
+    prior_key: Any = None,
+    predictive_key: Any = None,
+) -> xarray.DataTree:
+    """Draws that are no Markov chain (Laplace, bootstrap) as a DataTree of one chain.
+
+    Groups and dims are those of NUTS. The attribute `draws_are` says "independent": R-hat and ESS
+    have nothing to compare. facts : more attributes.
+    """
+    return _tree(
+        result,
+        method,
+        draws={site: np.asarray(value)[None] for site, value in result.params.items()},
+        stats={name: np.asarray(value)[None] for name, value in result.sample_stats.items()},
+        start=result.start,
+        extra={"start_policy": result.start_policy, "draws_are": "independent", **facts},
         prior_key=prior_key,
         predictive_key=predictive_key,
     )

@@ -37,6 +37,8 @@ ROOMS = (
     "adopt",
     "relabel",
     "report",
+    "importance",
+    "approximate",
     "card",
     "certify",
     "models",
@@ -51,6 +53,7 @@ ROOMS = (
 REACHING_UP = {
     ("program", "mstep"),  # printing a Mixture tells which update EM will use
     ("estimate", "posterior"),  # result.to_datatree()
+    ("estimate", "approximate"),  # result.laplace()
     ("nuts", "posterior"),
     ("nuts", "report"),
     ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws
