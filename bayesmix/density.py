@@ -13,13 +13,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import biject_to
 
 from bayesmix.families import Family, find
-from bayesmix.graph import evaluate, fingerprint, frontier
+from bayesmix.families.normal import Normal
+from bayesmix.graph import evaluate, fingerprint, frontier, same_along
+from bayesmix.merge import Merged, merge
 from bayesmix.program import Mixture, Params
 from bayesmix.reader import Reading, x64
-from bayesmix.sweep import log_likelihood, rows_of, scan_rows, total_base
+from bayesmix.sweep import (
+    log_likelihood,
+    merged_rows,
+    rows_of,
+    scan_rows,
+    total_base,
+    total_squares,
+)
 
 # Nats of a row's score that may be lost before the sweep gives way, by precision.
 CANCELLATION = {"float64": 1e-8, "float32": 1e-3}
@@ -80,6 +90,7 @@ class Density:
         self.supports = {name: site.support for name, site in mixture.sites.items()}
         self.K = mixture.K
         self.family = _family_of(mixture)
+        self.tied = self.family is not None and _is_tied(self.family, reading)
         self._terms, self._priors = reading.terms, reading.priors
         self._bounds, self._scale = reading.supports, reading.scale
         self._leaves, self._log_weights = reading.leaves[0], reading.log_weights
@@ -88,7 +99,7 @@ class Density:
         self._piece = Piece((self._terms, self._priors, self._bounds, self._centres, fit), reading)
         self._key = (
             self._piece,
-            self.family.name if self.family else None,
+            (self.family.name, self.family.isotropic, self.tied) if self.family else None,
             tuple((name, shape, str(self.supports[name])) for name, shape in self.sites.items()),
             x64(),
         )
@@ -100,11 +111,15 @@ class Density:
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Density) and self._key == other._key)
 
-    def prepare(self, mixture: Mixture) -> Data:
-        """The data of a mixture whose Density this is."""
+    def prepare(self, mixture: Mixture, dtype: str) -> Data:
+        """The data of a mixture whose Density this is; ``dtype`` is the precision of the sweep."""
         rows = None
         if self.family:
-            rows = rows_of(mixture.value, mixture.weights, mixture.mixture_event_dim, self.family)
+            merged = merged_of(mixture)
+            if merged is not None:
+                rows = merged_rows(merged, self.family, self.K, dtype)
+            else:
+                rows = rows_of(*_flat(mixture), self.family, self.K, dtype)
         source = tuple(sorted(mixture.reading.data))
         arrays = [mixture.reading.data[number] for number in source]
         return _prepare(self, source, arrays, rows)
@@ -165,8 +180,14 @@ class Density:
         (a scale of about 1e-4 of the data's in float64) is too much.
         """
         eta, _ = self.natural(params, data)
+        precision = data.rows.z.dtype
         size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, jnp.max(jnp.abs(data.rows.z))) ** 2
-        return ~(size * jnp.finfo(eta.dtype).eps < CANCELLATION[eta.dtype.name])
+        return ~(size * jnp.finfo(precision).eps < CANCELLATION[precision.name])
+
+    def rounding(self, data: Data) -> float:
+        """The rounding unit of the pass over the data."""
+        precision = data.rows.z.dtype if self.family else jnp.result_type(float)
+        return float(jnp.finfo(precision).eps)
 
     def log_prior(self, params: Params, data: Data) -> jax.Array:
         """Log density of all sites but the mixture's, in nats."""
@@ -225,7 +246,11 @@ def _dot(weight: jax.Array, value: jax.Array) -> jax.Array:
 def _prepare(density: Density, source: tuple[int, ...], arrays: list[Any], rows: Any) -> Data:
     """Everything that depends on the data alone, in one compiled call."""
     known = evaluate(density._piece.frontier, dict(zip(source, arrays, strict=True)))
-    base = total_base(density.family, rows) if density.family else jnp.zeros(())
+    base = jnp.zeros(())
+    if density.family:
+        base = total_base(density.family, rows)
+        if density.tied:
+            rows = rows._replace(shared=total_squares(density.family, rows))
     return Data(known, jax.tree.map(jnp.asarray, rows), base)
 
 
@@ -234,7 +259,34 @@ def _family_of(mixture: Mixture) -> Family | None:
     if len(mixture.components) > 1:
         return None
     one_row = mixture.component_rank == 1 and len(mixture.reading.log_weights.shape) == 1
-    return find(mixture.components[0]) if one_row else None
+    family = find(mixture.components[0]) if one_row else None
+    if isinstance(family, Normal) and len(mixture.event_shape) == 1:
+        return Normal(isotropic=same_along(mixture.reading.leaves[0]["scale"], 1))
+    return family
+
+
+def has_family(mixture: Mixture) -> bool:
+    """Whether the exponential-family sweep fits the mixture."""
+    return _family_of(mixture) is not None
+
+
+def _is_tied(family: Family, reading: Reading) -> bool:
+    """Whether one spread, shared by all clusters, decides all natural parameters beyond x's own."""
+    return family.location_scale and same_along(reading.leaves[0][family.spread], 0)
+
+
+def _flat(mixture: Mixture) -> tuple[np.ndarray, np.ndarray | None]:
+    """Observed values (N, D) in their own dtype, and row weights (N,) or None."""
+    weights = None if mixture.weights is None else mixture.weights.reshape(-1)
+    return mixture.value.reshape(mixture.N, -1), weights
+
+
+def merged_of(mixture: Mixture) -> Merged | None:
+    """The distinct rows of a mixture, where they repeat enough and no parameter differs by row."""
+    if "merged" not in mixture.cache:
+        whole = _family_of(mixture) is not None
+        mixture.cache["merged"] = merge(*_flat(mixture)) if whole else None
+    return mixture.cache["merged"]
 
 
 def cached(mixture: Mixture, name: str, make: Any) -> Any:
@@ -253,9 +305,13 @@ def density_of(mixture: Mixture) -> Density:
     return cached(mixture, "density", lambda: Density(mixture))
 
 
-def data_of(mixture: Mixture) -> Data:
-    """The mixture's data, prepared for its Density, in the ambient precision."""
-    return cached(mixture, "data", lambda: density_of(mixture).prepare(mixture))
+def data_of(mixture: Mixture, dtype: str | None = None) -> Data:
+    """The mixture's data, prepared for its Density, in the ambient precision.
+
+    dtype : the precision of the pass over the rows, if it is to be lower than the ambient one.
+    """
+    dtype = dtype or jnp.result_type(float).name
+    return cached(mixture, f"data {dtype}", lambda: density_of(mixture).prepare(mixture, dtype))
 
 
 # --------------------------------------------------------------------- by row, from the program

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.arguments import seed_of
-from bayesmix.density import Data, Density, data_of, density_of, log_density
+from bayesmix.density import Data, Density, data_of, density_of, has_family, log_density
 from bayesmix.engine import (
     CONVERGED,
     DEGENERATE,
@@ -73,7 +73,9 @@ class EM:
     max_steps : E-steps per start at most.
     tol : stop when the estimated remaining gain of the log joint is below this, in nats.
     accelerate : extrapolate between EM steps (SQUAREM); the log joint still never falls.
-    dtype : "float64", or "float32" for speed at about 1e-6 relative accuracy.
+    dtype : "float64", or "float32": then the data and the scores of the rows are float32, half the
+        memory; params, sums over chunks and M-step stay float64. Components without a sweep of
+        their own are computed in float32 throughout.
     progress_bar : show the starts as they finish.
     """
 
@@ -115,9 +117,9 @@ class EM:
         mixture = trace(self.program, *args, **kwargs)
         if init_params is not None and init_resp is not None:
             raise ValueError("give init_params or init_resp, not both")
-        with jax.enable_x64(self.dtype == "float64"):
+        with jax.enable_x64(self.dtype == "float64" or has_family(mixture)):
             _check_size(mixture)
-            density, data = density_of(mixture), data_of(mixture)
+            density, data = density_of(mixture), data_of(mixture, self.dtype)
             engine = Engine(density, plan_for(mixture), self.accelerate, self.max_steps)
             runs = [
                 self._finish(engine, mixture, state, data)

@@ -96,7 +96,7 @@ class Engine:
         after, inverse = self.m_step(here, state.statistics, state.inverse, data, first)
         flat, base, rate, leaps = self._propose(state, here, after, data)
         value, log_likelihood, statistics = self.e_step(self.params(flat), data)
-        noise = ROUNDING * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))
+        noise = ROUNDING * self.density.rounding(data) * (1 + jnp.abs(value))
         gain, finite = value - state.log_joint, jnp.isfinite(value)
         accepted = finite & (gain >= jnp.where(leaps, 0.0, -noise))
         moved = state._replace(

@@ -381,6 +381,20 @@ def multiple_of(node: Node) -> str | None:
     return None
 
 
+def same_along(node: Node, axis: int) -> bool:
+    """Whether all slices of ``node`` along ``axis`` are equal by construction: a broadcast."""
+    if node.label == "broadcast_in_dim":
+        sources = node.equation.params["broadcast_dimensions"] if node.equation else ()
+        if axis not in sources:
+            return True
+        source = sources.index(axis)
+        inner = node.inputs[0]
+        return inner.shape[source] != node.shape[axis] or same_along(inner, source)
+    if not (node.inputs and (_is_elementwise(node) or (node.label == "cholesky" and axis == 0))):
+        return not node.depends and not node.shape
+    return all(not n.shape or same_along(n, axis) for n in node.inputs)
+
+
 def axes(node: Node, memo: dict[int, Axes] | None = None) -> Axes:
     """For each axis of ``node``, the (site, axis) pairs that run along it.
 

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesmix.density import data_of, density_of, log_density
+from bayesmix.density import cached, data_of, density_of, log_density
 from bayesmix.program import Mixture
+from bayesmix.sweep import whitening
 
 SINGULAR = 1e-10
 SAME = 1e-6
@@ -150,11 +151,9 @@ def _smallest_spread(mixture: Mixture, leaves: dict[str, np.ndarray]) -> np.ndar
         family, data = density_of(mixture).family, data_of(mixture)
     if not family or not family.location_scale:
         return None
-    z = np.asarray(data.rows.z).transpose(0, 2, 1).reshape(-1, data.rows.shift.shape[0])
-    z = z[np.asarray(data.rows.weights).reshape(-1) > 0]
     if "scale_tril" in leaves:
         scaled = leaves["scale_tril"] / np.asarray(data.rows.scale)[:, None]
-        upper = np.linalg.qr(z - z.mean(0), mode="r") / np.sqrt(len(z))
+        upper = cached(mixture, "whitening", lambda: whitening(data.rows))
         if np.linalg.matrix_rank(upper) < upper.shape[0]:
             return np.zeros(mixture.K)
         relative = np.linalg.solve(upper.T, scaled)

@@ -5,9 +5,13 @@ score = <T(x_n), eta_k> + offset_k, and its gradient, the expected statistics (F
 
     mass_k = sum_n w_n r_nk            features_k = sum_n w_n r_nk T(x_n)
 
-Rows are taken in chunks laid out (columns, rows); memory is the data plus O(chunk x (K + F)), and
-no N x K array is made. ``log_likelihood`` carries its gradient in closed form, so differentiating
-it costs no second pass.
+Rows are taken in chunks laid out (columns, rows) that stay in the cache; memory is the data plus
+O(chunk x (K + F)), and no N x K array is made. The offset enters the product, and the mass comes
+out of it, by a feature that is 1. Where all clusters share one scale, the squares of the data carry
+no information about the clusters: their sum is taken once and the pass does without them.
+
+The precision of the pass is that of ``Rows.z``; sums over chunks are taken in that of the params.
+``log_likelihood`` carries its gradient in closed form, so differentiating it costs no second pass.
 """
 
 from functools import partial
@@ -17,9 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesmix.families import Family
+from bayesmix.families import Family, linear
+from bayesmix.merge import Merged
 
-CHUNK = 1024
+CACHED = 2**17  # bytes of scores and features of one chunk: what the second-level cache holds
+SHORTEST, LONGEST = 256, 4096
+LANES = 16  # rows of a chunk come in multiples, for the vector units
 
 
 class Statistics(NamedTuple):
@@ -33,7 +40,9 @@ class Rows(NamedTuple):
     """The data of a sweep: z = (x - shift) / scale in chunks (C, D, n), row weights (C, n).
 
     ``base`` is the part of the log likelihood that no parameter enters: sum_n w_n (log h(x_n)
-    - sum of log scale).
+    - sum of log scale). ``shared``: weighted sum of the features whose natural parameters are the
+    same for every cluster, or None. ``place``, ``counts``: for each row of the data, its slot in
+    the chunks and its weight, where repeated rows were merged, else None.
     """
 
     z: Any
@@ -41,61 +50,115 @@ class Rows(NamedTuple):
     shift: Any
     scale: Any
     base: Any
+    shared: Any = None
+    place: Any = None
+    counts: Any = None
 
 
-def rows_of(value: np.ndarray, weights: np.ndarray | None, event_dim: int, family: Family) -> Rows:
-    """Lay observed values out for the sweep; padding rows have weight 0."""
-    lead = value.shape[: value.ndim - event_dim]
-    N = int(np.prod(lead))
-    x = np.asarray(value, np.float64).reshape(N, -1)
-    w = np.ones(N) if weights is None else np.asarray(weights, np.float64).reshape(N)
+def rows_of(x: np.ndarray, weights: np.ndarray | None, family: Family, K: int, dtype: str) -> Rows:
+    """Lay observed values (N, D) out for the sweep; padding rows have weight 0."""
+    N = len(x)
+    w = np.ones(N) if weights is None else np.asarray(weights, np.float64)
     counted = w > 0
-    shift, scale = _centre(x if counted.all() or not counted.any() else x[counted], family)
-    chunks = max(1, -(-N // CHUNK))
-    size = -(-N // chunks)
-    z = np.zeros((chunks, x.shape[1], size))
+    some = slice(None) if counted.all() or not counted.any() else counted
+    shift, scale = _centre(x[some], w[some], family)
+    size = min(chunk_rows(family, x.shape[1], K, dtype), -(-N // LANES) * LANES)
+    chunks = max(1, -(-N // size))
+    z = np.zeros((chunks, x.shape[1], size), dtype)
     for number in range(chunks):
-        some = slice(number * size, min(N, (number + 1) * size))
-        block = np.where(counted[some, None], (x[some] - shift) / scale, 0.0)
+        rows = slice(number * size, min(N, (number + 1) * size))
+        block = np.where(counted[rows, None], (x[rows] - shift) / scale, 0.0)
         z[number, :, : len(block)] = block.T
-    padded = np.zeros(chunks * size)
+    padded = np.zeros(chunks * size, dtype)
     padded[:N] = w
     base = -float(w.sum() * np.log(scale).sum())
     return Rows(z, padded.reshape(chunks, size), shift, scale, base)
 
 
-def _centre(x: np.ndarray, family: Family) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column; 0 and 1 for families without location."""
+def merged_rows(merged: Merged, family: Family, K: int, dtype: str) -> Rows:
+    """The same for distinct rows, padded so that data sets with other counts share code."""
+    M, D = merged.x.shape
+    size = max(64, 1 << (M - 1).bit_length())
+    x, weights = np.zeros((size, D)), np.zeros(size)
+    x[:M], weights[:M] = merged.x, merged.weights
+    rows = rows_of(x, weights, family, K, dtype)
+    return rows._replace(place=merged.place, counts=merged.counts)
+
+
+def chunk_rows(family: Family, D: int, K: int, dtype: str) -> int:
+    """Rows whose scores and features fill ``CACHED`` bytes, a power of 2 within limits."""
+    F = jax.eval_shape(family.features, jax.ShapeDtypeStruct((D, 1), np.float32)).shape[0]
+    fitting = CACHED // ((K + F) * np.dtype(dtype).itemsize)
+    return int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
+
+
+def _centre(x: np.ndarray, w: np.ndarray, family: Family) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and standard deviation of each column; 0 and 1 without location."""
     D = x.shape[1]
     if not family.location_scale:
         return np.zeros(D), np.ones(D)
-    shift = x.mean(0)
-    spread = x.std(0)
-    return shift, np.where(spread > 0, spread, 1.0)
+    total = w.sum()
+    if total == 0:
+        x, w, total = np.zeros((1, D)), np.ones(1), 1.0
+    shift = w @ x / total
+    variance = sum(
+        part_w @ (part - shift) ** 2 for part, part_w in zip(_parts(x), _parts(w), strict=True)
+    )
+    spread = np.sqrt(variance / total)
+    spread = np.where(spread > 0, spread, 1.0)
+    return shift, np.full(D, np.sqrt(np.mean(spread**2))) if family.isotropic else spread
+
+
+def _parts(array: np.ndarray) -> list[np.ndarray]:
+    return [array[start : start + 65536] for start in range(0, len(array), 65536)]
 
 
 def total_base(family: Family, rows: Rows) -> jax.Array:
     """sum_n w_n log h(x_n), with the Jacobian of the standardisation, in nats."""
-    return rows.base + jnp.sum(rows.weights * jax.vmap(family.base)(jnp.asarray(rows.z)))
+    z, w = jnp.asarray(rows.z, float), jnp.asarray(rows.weights, float)
+    return rows.base + jnp.sum(w * jax.vmap(family.base)(z))
+
+
+def total_squares(family: Family, rows: Rows) -> jax.Array:
+    """Weighted sum over all rows of the features beyond the linear ones, (F - D,)."""
+
+    def chunk(total: jax.Array, block: Any) -> tuple[jax.Array, None]:
+        z, w = (part.astype(total.dtype) for part in block)
+        return total + family.features(z)[1 + z.shape[0] :] @ w, None
+
+    z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
+    F = jax.eval_shape(family.features, z[0]).shape[0]
+    return jax.lax.scan(chunk, jnp.zeros(F - 1 - z.shape[1]), (z, w))[0]
 
 
 def scan_rows(family: Family, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
     """Log likelihood (without the base) and expected statistics in one pass over the rows."""
+    if rows.shared is None:
+        return _scan(family.features, eta, offset, rows)
+    D = rows.z.shape[1]
+    value, own = _scan(linear, eta[:, :D], offset, rows)
+    share = own.mass / jnp.where(own.mass.sum() > 0, own.mass.sum(), 1.0)
+    features = jnp.concatenate([own.features, share[:, None] * rows.shared], axis=1)
+    return value + eta[0, D:] @ rows.shared, Statistics(own.mass, features)
+
+
+def _scan(features: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
+    """One pass over the rows with the features (1, T(x))."""
+    z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
+    full = jnp.concatenate([offset[:, None], eta], axis=1)
+    coefficients = full.astype(z.dtype)
 
     def chunk(carry: Any, block: Any) -> tuple[Any, None]:
         z, w = block
-        features = family.features(z)
-        score = eta @ features + offset[:, None]
-        value, resp = _softmax(score, w)
-        mass, total = carry[1]
-        return (carry[0] + value, Statistics(mass + resp.sum(1), total + resp @ features.T)), None
+        T = features(z)
+        value, resp = _softmax(coefficients @ T, w)
+        total = carry[1] + (resp @ T.T).astype(full.dtype)
+        return (carry[0] + value.astype(full.dtype), total), None
 
-    z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
-    zero = Statistics(jnp.zeros_like(offset), jnp.zeros_like(eta))
-    start = (jnp.zeros((), eta.dtype), zero)
-    if z.shape[0] == 1:
-        return chunk(start, (z[0], w[0]))[0]
-    return jax.lax.scan(chunk, start, (z, w))[0]
+    start = (jnp.zeros((), full.dtype), jnp.zeros_like(full))
+    one = z.shape[0] == 1
+    value, total = chunk(start, (z[0], w[0]))[0] if one else jax.lax.scan(chunk, start, (z, w))[0]
+    return value, Statistics(total[:, 0], total[:, 1:])
 
 
 def _softmax(score: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -103,7 +166,9 @@ def _softmax(score: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
     top = score.max(0)
     top = jnp.where(jnp.isfinite(top), top, 0.0)
     unnormalised = jnp.exp(score - top)
-    total = unnormalised.sum(0)
+    total = (
+        jnp.ones_like(score[:, 0]) @ unnormalised
+    )  # a product runs on vector units; sum does not
     value = jnp.where(w > 0, w * (top + jnp.log(total)), 0.0).sum()
     return value, unnormalised * jnp.where(total > 0, w / total, 0.0)
 
@@ -131,17 +196,35 @@ log_likelihood.defvjp(_forward, _backward)
 def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
     """Statistics under given responsibilities (N, K), for a start at the M-step."""
     chunks, _, size = rows.z.shape
-    padded = jnp.zeros((chunks * size, resp.shape[1]), resp.dtype).at[: resp.shape[0]].set(resp)
-    blocks = padded.reshape(chunks, size, -1)
+    slots = jnp.zeros((chunks * size, resp.shape[1]), resp.dtype)
+    if rows.place is None:
+        slots = slots.at[: resp.shape[0]].set(resp) * jnp.asarray(rows.weights).reshape(-1, 1)
+    else:
+        slots = slots.at[rows.place].add(resp * rows.counts[:, None])
 
-    def chunk(carry: Statistics, block: Any) -> tuple[Statistics, None]:
-        z, w, r = block
-        weighted = r.T * w
-        features = family.features(z)
-        return Statistics(
-            carry.mass + weighted.sum(1), carry.features + weighted @ features.T
-        ), None
+    def chunk(total: jax.Array, block: Any) -> tuple[jax.Array, None]:
+        z, r = block
+        return total + r.T @ family.features(z).T.astype(r.dtype), None
 
-    K, F = resp.shape[1], jax.eval_shape(family.features, rows.z[0]).shape[0]
-    zero = Statistics(jnp.zeros(K, resp.dtype), jnp.zeros((K, F), resp.dtype))
-    return jax.lax.scan(chunk, zero, (jnp.asarray(rows.z), jnp.asarray(rows.weights), blocks))[0]
+    z = jnp.asarray(rows.z)
+    F = jax.eval_shape(family.features, z[0]).shape[0]
+    start = jnp.zeros((resp.shape[1], F), resp.dtype)
+    total = jax.lax.scan(chunk, start, (z, slots.reshape(chunks, size, -1)))[0]
+    return Statistics(total[:, 0], total[:, 1:])
+
+
+def whitening(rows: Rows) -> np.ndarray:
+    """Upper triangular R (D, D) with R'R the weighted covariance of z, by QR of its chunks.
+
+    Squares are never taken, so that variances of 1e-20 of the largest are still seen.
+    """
+    w = np.asarray(rows.weights, np.float64)
+    total = w.sum()
+    mean = sum(z @ part for z, part in zip(rows.z, w, strict=True)) / total
+    upper = np.zeros((0, len(mean)))
+    for start in range(0, len(w), 64):
+        z = np.moveaxis(np.asarray(rows.z[start : start + 64], np.float64), 1, 2)
+        deviations = (z - mean) * np.sqrt(w[start : start + 64, :, None] / total)
+        stacked = np.concatenate([upper, deviations.reshape(-1, len(mean))])
+        upper = np.asarray(np.linalg.qr(stacked, mode="r"))
+    return upper

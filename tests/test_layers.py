@@ -17,6 +17,7 @@ ROOMS = (
     "checks",
     "program",
     "families",
+    "merge",
     "sweep",
     "density",
     "coordinates",

@@ -2,20 +2,23 @@
 
 A family knows, for observations laid out as columns ``z`` of shape (D, n):
 
-* ``features(z)``: T(x), (F, n);
+* ``features(z)``: 1 and T(x), (1 + F, n);
 * ``natural(leaves)``: the natural parameters eta (K, F) and the log-normaliser A (K,) of
   components whose NumPyro parameters are ``leaves``, each (K, *event);
 * ``base(z)``: log h(x), (n,);
 
 so that log f(x | k) = base + <T(x), eta_k> - A_k. A location-scale family also has
 ``standardise(leaves, shift, scale)``, the parameters of (x - shift) / scale: its sweep runs on
-centred and scaled data. A family that is not here goes through the general sweep.
+centred and scaled data; its T(x) begins with x itself, and its parameter ``spread`` alone decides
+the natural parameters of the rest. An ``isotropic`` family has all columns scaled alike. A family
+that is not here goes through the general sweep.
 """
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 Leaves = dict[str, jax.Array]
 
@@ -25,6 +28,8 @@ class Family(Protocol):
 
     name: str
     location_scale: bool
+    isotropic: bool
+    spread: str
 
     def features(self, z: jax.Array) -> jax.Array: ...
 
@@ -52,6 +57,11 @@ def family(*distributions: type) -> Callable[[type], type]:
 def find(distribution: type) -> Family | None:
     """The family registered for exactly this distribution, or None."""
     return _families.get(distribution)
+
+
+def linear(z: jax.Array) -> jax.Array:
+    """The features 1 and x, (1 + D, n)."""
+    return jnp.concatenate([jnp.ones_like(z[:1]), z])
 
 
 def flat(leaf: Any) -> jax.Array:

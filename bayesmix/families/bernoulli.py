@@ -5,16 +5,18 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions.util import clamp_probs
 
-from bayesmix.families import Leaves, family, flat
+from bayesmix.families import Leaves, family, flat, linear
 
 
 @family(dist.BernoulliProbs, dist.BernoulliLogits)
 class Bernoulli:
     name = "Bernoulli"
     location_scale = False
+    isotropic = False
+    spread = ""
 
     def features(self, z: jax.Array) -> jax.Array:
-        return z
+        return linear(z)
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         """Probabilities of exactly 0 and 1 are moved inside by rounding, as NumPyro does."""

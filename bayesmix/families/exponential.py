@@ -4,16 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from bayesmix.families import Leaves, family, flat
+from bayesmix.families import Leaves, family, flat, linear
 
 
 @family(dist.Exponential)
 class Exponential:
     name = "Exponential"
     location_scale = False
+    isotropic = False
+    spread = ""
 
     def features(self, z: jax.Array) -> jax.Array:
-        return z
+        return linear(z)
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         rate = flat(leaves["rate"])

@@ -5,17 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from bayesmix.families import Leaves, family
+from bayesmix.families import Leaves, family, linear
 
 
 @family(dist.MultivariateNormal)
 class MultivariateNormal:
     name = "MultivariateNormal"
     location_scale = True
+    isotropic = False
+    spread = "scale_tril"
 
     def features(self, z: jax.Array) -> jax.Array:
-        i, j = np.triu_indices(z.shape[0])
-        return jnp.concatenate([z, z[i] * z[j]])
+        """Products of the pairs of (1, x): one gather, which the compiler fuses with them."""
+        one_and_z = linear(z)
+        i, j = np.triu_indices(len(one_and_z))
+        return one_and_z[i] * one_and_z[j]
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         loc, scale_tril = leaves["loc"], leaves["scale_tril"]

@@ -1,25 +1,35 @@
-"""Normal components, alone or in products: T(x) = (x, x^2) for every column."""
+"""Normal components, alone or in products: T(x) = (x, x^2), or x and its mean square."""
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from bayesmix.families import Leaves, family, flat
+from bayesmix.families import Leaves, family, flat, linear
 
 
 @family(dist.Normal)
+@dataclass(frozen=True)
 class Normal:
+    """With ``isotropic``, every column of a cluster has the same scale."""
+
+    isotropic: bool = False
     name = "Normal"
     location_scale = True
+    spread = "scale"
 
     def features(self, z: jax.Array) -> jax.Array:
-        return jnp.concatenate([z, z * z])
+        """Each column counts the mean square as its own: only the sum over columns is used."""
+        square = z * z
+        return jnp.concatenate([linear(z), square.mean(0)[None] if self.isotropic else square])
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         loc, scale = flat(leaves["loc"]), flat(leaves["scale"])
         precision = 1 / scale**2
-        eta = jnp.concatenate([precision * loc, -0.5 * precision], axis=1)
+        curvature = precision.sum(1)[:, None] if self.isotropic else precision
+        eta = jnp.concatenate([precision * loc, -0.5 * curvature], axis=1)
         normaliser = 0.5 * precision * loc**2 + jnp.log(scale) + 0.5 * np.log(2 * np.pi)
         return eta, normaliser.sum(1)
 

@@ -5,16 +5,18 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 
-from bayesmix.families import Leaves, family, flat
+from bayesmix.families import Leaves, family, flat, linear
 
 
 @family(dist.Poisson)
 class Poisson:
     name = "Poisson"
     location_scale = False
+    isotropic = False
+    spread = ""
 
     def features(self, z: jax.Array) -> jax.Array:
-        return z
+        return linear(z)
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         """A rate of exactly 0 counts as the smallest positive number, so that 0 * log 0 is 0."""

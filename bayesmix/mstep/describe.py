@@ -4,7 +4,7 @@ import textwrap
 
 import jax
 
-from bayesmix.density import density_of
+from bayesmix.density import density_of, merged_of
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.mstep.rules import plan_for
 from bayesmix.program import Mixture, Site
@@ -69,8 +69,13 @@ def _notes(mixture: Mixture) -> list[str]:
         sweep = f"exponential-family sweep ({density.family.name}), no N x K array"
     else:
         sweep = "general sweep: the components' own log_prob, one (rows, K) array"
+    if density.tied:
+        sweep += "; one spread for all clusters, so no squares"
     weighted = "" if mixture.weights is None else "; rows are weighted"
     lines = [f"sweep: {sweep}{weighted}"]
+    merged = merged_of(mixture)
+    if merged is not None:
+        lines.append(f"rows: {mixture.N} -> {len(merged.x)} distinct, weighted by their number")
     if mixture.static_data:
         lines.append("the program needs the data's values to run: new data will be compiled again")
     unbounded = boundedness(mixture)

@@ -26,7 +26,7 @@ def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
     square = rows.scale**2 * (second - 2 * centred * first + mass * centred**2)
     full = jnp.broadcast_to(mass, deviation.shape)
     shape = loc.shape
-    return full.reshape(shape), deviation.reshape(shape), jnp.maximum(square, 0).reshape(shape)
+    return full.reshape(shape), deviation.reshape(shape), square.reshape(shape)
 
 
 @rule("Normal", "loc", "identity", "Normal", text="Normal prior on the location")
@@ -63,7 +63,7 @@ def _squares(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
         kappa = (context.leaves()["scale"] / prior["scale"]) ** 2
         square = square + kappa * (context.params[target.child.site] - prior["loc"]) ** 2
         mass = mass + 1
-    return to_site(mass, target), to_site(square, target)
+    return to_site(mass, target), jnp.maximum(to_site(square, target), 0)
 
 
 def _kept(target: Target, context: Context, count: jax.Array, value: jax.Array) -> jax.Array:

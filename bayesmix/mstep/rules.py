@@ -149,11 +149,12 @@ def _plan(mixture: Mixture) -> Plan:
 def _reach(mixture: Mixture, family: str | None) -> str:
     if family is None:
         return f"; the general sweep over {mixture.N} rows"
-    eta = mixture.K * (1 + _feature_count(mixture))
+    eta = mixture.K * _feature_count(mixture)
     return f"; the data enter through {eta} statistics, not {mixture.N} rows"
 
 
 def _feature_count(mixture: Mixture) -> int:
+    """Statistics of one cluster, its mass among them."""
     family = density_of(mixture).family
     assert family is not None
     D = math.prod(mixture.event_shape)
