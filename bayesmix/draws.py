@@ -120,7 +120,8 @@ def _responsibilities(
 
     def by_sweep(params: Params) -> jax.Array:
         eta, offset = density.natural(params, data)
-        return jax.nn.softmax((eta @ features + offset[:, None]).T, axis=-1)
+        score = jnp.concatenate([offset[:, None], eta], axis=1) @ features
+        return jax.nn.softmax(score.T, axis=-1)
 
     def by_either(params: Params) -> jax.Array:
         cancels = density.cancels(params, data)

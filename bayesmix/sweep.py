@@ -14,6 +14,7 @@ The precision of the pass is that of ``Rows.z``; sums over chunks are taken in t
 ``log_likelihood`` carries its gradient in closed form, so differentiating it costs no second pass.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,17 +101,17 @@ def _centre(x: np.ndarray, w: np.ndarray, family: Family) -> tuple[np.ndarray, n
     total = w.sum()
     if total == 0:
         x, w, total = np.zeros((1, D)), np.ones(1), 1.0
-    shift = w @ x / total
-    variance = sum(
-        part_w @ (part - shift) ** 2 for part, part_w in zip(_parts(x), _parts(w), strict=True)
-    )
-    spread = np.sqrt(variance / total)
+    shift = sum(part_w @ part for part, part_w in _parts(x, w)) / total
+    spread = np.sqrt(sum(part_w @ (part - shift) ** 2 for part, part_w in _parts(x, w)) / total)
     spread = np.where(spread > 0, spread, 1.0)
     return shift, np.full(D, np.sqrt(np.mean(spread**2))) if family.isotropic else spread
 
 
-def _parts(array: np.ndarray) -> list[np.ndarray]:
-    return [array[start : start + 65536] for start in range(0, len(array), 65536)]
+def _parts(x: np.ndarray, w: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and weights piece by piece, in one layout, so that sums round alike for all layouts."""
+    for start in range(0, len(x), 65536):
+        some = slice(start, start + 65536)
+        yield np.ascontiguousarray(x[some], np.float64), w[some]
 
 
 def total_base(family: Family, rows: Rows) -> jax.Array:
