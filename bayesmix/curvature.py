@@ -16,7 +16,6 @@ import numpy as np
 from bayesmix.coordinates import constrain_with_jacobian, to_free
 from bayesmix.density import Data, Density, data_of, density_of
 from bayesmix.program import Mixture, Params
-from bayesmix.sweep import CHUNK
 
 BEND = 1e-8
 BLOCK = 16
@@ -86,7 +85,7 @@ def evaluate(
     """
     density, data = density_of(mixture), data_of(mixture)
     total, n = points.shape
-    rows = min(mixture.N, CHUNK) if density.family else mixture.N
+    rows = data.rows.z.shape[-1] if density.family else mixture.N
     size = max(2 * n + 1, BLOCK)
     lanes = int(np.clip(CELLS // (rows * mixture.K), 1, size))
     size = -(-size // lanes) * lanes

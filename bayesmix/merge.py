@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-ENOUGH = 1000  # rows below which a pass is too cheap to be worth shortening
 WORTH = 2  # rows for each distinct one, at least
-SAMPLE = 4096
+SAMPLE = 4096  # rows that are looked at; a pass over no more than these needs no shortening
 
 
 class Merged(NamedTuple):
@@ -32,7 +31,7 @@ def merge(x: np.ndarray, weights: np.ndarray | None) -> Merged | None:
     counted = counts > 0
     if not counted.all():
         x = x[counted]
-    if len(x) < ENOUGH or not _repeats(x):
+    if len(x) <= SAMPLE or not _repeats(x):
         return None
     _, first, inverse = np.unique(_codes(x), return_index=True, return_inverse=True)
     if len(first) * WORTH > len(x):
@@ -48,10 +47,9 @@ def _repeats(x: np.ndarray) -> bool:
 
     Of m rows from M equally likely values some m^2 / 2M repeat; unequal values repeat more often.
     """
-    m = min(len(x), SAMPLE)
-    step = len(x) // m
-    repeats = m - len(np.unique(_codes(x[: m * step : step])))
-    return repeats >= m / WORTH if m == len(x) else repeats > 0.5 * m * m * WORTH / (2 * len(x))
+    step = len(x) // SAMPLE
+    repeats = SAMPLE - len(np.unique(_codes(x[: SAMPLE * step : step])))
+    return repeats > 0.5 * SAMPLE**2 * WORTH / (2 * len(x))
 
 
 def _codes(x: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ import bayesmix as bm
 from bayesmix import density, merge, sweep
 
 RNG = np.random.default_rng(11)
-COUNTS = RNG.poisson(np.where(RNG.random(3000) < 0.4, 2.0, 9.0))
-PAIRS = np.round(RNG.normal(size=(4000, 2)) + 3 * RNG.integers(0, 2, 4000)[:, None]) / 2
+COUNTS = RNG.poisson(np.where(RNG.random(6000) < 0.4, 2.0, 9.0))
+PAIRS = np.round(RNG.normal(size=(8000, 2)) + 3 * RNG.integers(0, 2, 8000)[:, None]) / 2
 CLOUD = np.concatenate([RNG.normal(size=(700, 3)), RNG.normal(size=(500, 3)) * [1, 2, 0.5] + 3])
 
 
@@ -77,26 +77,26 @@ def test_merged_rows_are_the_same_rows(name):
 
 
 def test_merging_adds_weights_and_drops_weightless_rows():
-    x = np.repeat(np.arange(5.0), 400)[:, None]
-    weights = np.tile([0.0, 1.0, 2.5, 0.5], 500)
+    x = np.repeat(np.arange(5.0), 4000)[:, None]
+    weights = np.tile([0.0, 1.0, 2.5, 0.5], 5000)
     merged = merge.merge(x, weights)
     np.testing.assert_array_equal(merged.x[:, 0], np.arange(5.0))
-    np.testing.assert_array_equal(merged.weights, np.full(5, 400.0))
+    np.testing.assert_array_equal(merged.weights, np.full(5, 4000.0))
     np.testing.assert_array_equal(merged.counts, weights)
     counted = weights > 0
     np.testing.assert_array_equal(merged.x[merged.place][counted], x[counted])
 
 
-@pytest.mark.parametrize("N", [999, 3000, 40_000])
+@pytest.mark.parametrize("N", [3000, 5000, 40_000])
 def test_continuous_and_few_rows_are_not_merged(N):
-    """Nothing is gained below a thousand rows, nor where at least half of the rows differ."""
+    """Nothing is gained below 4096 rows, nor where at least half of the rows differ."""
     assert merge.merge(RNG.normal(size=(N, 2)), None) is None
-    assert merge.merge(np.zeros((999, 1)), None) is None
+    assert merge.merge(np.zeros((4096, 1)), None) is None
 
 
 def test_many_columns_are_told_apart():
     """Codes of many wide columns do not overflow into each other."""
-    x = RNG.integers(0, 60, size=(700, 14)).astype(float)
+    x = RNG.integers(0, 60, size=(2000, 14)).astype(float)
     merged = merge.merge(np.tile(x, (3, 1)), None)
     np.testing.assert_array_equal(merged.x[merged.place], np.tile(x, (3, 1)))
     assert len(merged.x) == len(np.unique(x, axis=0))
