@@ -77,7 +77,7 @@ class Data(NamedTuple):
     """All that a Density needs of the data: summaries for the program's arithmetic, and rows."""
 
     known: list[Any]
-    rows: Any  # Rows, or None for the general sweep
+    rows: Any  # Rows; for the general sweep None, or factors of the row weights (*rows)
     base: Any
 
 
@@ -197,8 +197,8 @@ class Density:
         """The observed site's log density with the assignments summed out, in nats."""
         if self.family:
             return data.base + log_likelihood(self.family, *self.natural(params, data), data.rows)
-        components, scale = self._piece((self._components, self._scale), params, data.known)
-        return jnp.sum(_weighted(jax.nn.logsumexp(_safe(components), -1), scale))
+        components, scale = self._by_row(params, data)
+        return jnp.sum(_weighted(jax.nn.logsumexp(components, -1), scale))
 
     def log_joint(self, params: Params, data: Data) -> jax.Array:
         """Log density of all sites of the program, in nats."""
@@ -212,11 +212,27 @@ class Density:
         if self.family:
             value, statistics = scan_rows(self.family, *self.natural(params, data), data.rows)
             return data.base + value, statistics
-        components, scale = self._piece((self._components, self._scale), params, data.known)
-        components = _safe(components)
+        components, scale = self._by_row(params, data)
         value = jnp.sum(_weighted(jax.nn.logsumexp(components, -1), scale))
         resp = jax.nn.softmax(components, -1)
         return value, resp if scale is None else resp * scale[..., None]
+
+    def _by_row(self, params: Params, data: Data) -> tuple[jax.Array, Any]:
+        """The components' log densities (*rows, K) and the row weights, or None."""
+        components, scale = self._piece((self._components, self._scale), params, data.known)
+        if data.rows is not None:
+            scale = data.rows if scale is None else data.rows * scale
+        return _safe(components), scale
+
+    def reweighted(self, data: Data, factors: jax.Array) -> Data:
+        """The data with every row's weight multiplied by a factor, laid out as ``row_weights``.
+
+        What the priors take from the data stays as it is. Traceable.
+        """
+        if self.family is None:
+            return data._replace(rows=factors)
+        rows = data.rows._replace(weights=data.rows.weights * factors)
+        return data._replace(rows=rows, base=total_base(self.family, rows))
 
     def expected(self, params: Params, statistics: Any, data: Data) -> jax.Array:
         """Q(params | statistics), in nats: expected log density of data and assignments."""
@@ -312,6 +328,13 @@ def data_of(mixture: Mixture, dtype: str | None = None) -> Data:
     """
     dtype = dtype or jnp.result_type(float).name
     return cached(mixture, f"data {dtype}", lambda: density_of(mixture).prepare(mixture, dtype))
+
+
+def row_weights(mixture: Mixture) -> np.ndarray:
+    """Row weights as the sweep holds them, padding rows 0; (*rows) for the general sweep."""
+    if density_of(mixture).family:
+        return np.asarray(data_of(mixture).rows.weights, np.float64)
+    return np.ones(mixture.rows) if mixture.weights is None else np.asarray(mixture.weights)
 
 
 # --------------------------------------------------------------------- by row, from the program

@@ -112,6 +112,12 @@ class EMResult:
 
         return laplace(key, self, draws, mode=mode, resample=resample)
 
+    def bootstrap(self, key: Any, draws: int = 200, *, weights: str = "dirichlet") -> Any:
+        """EM again on reweighted rows, from the MAP; see ``bayesmix.bootstrap.bootstrap``."""
+        from bayesmix.bootstrap import bootstrap
+
+        return bootstrap(key, self, draws, weights=weights)
+
     def summary(self) -> Any:
         """A DataFrame with one row per element of every site at the MAP."""
         import pandas as pd

@@ -27,7 +27,7 @@ from bayesmix.estimate import EMResult
 from bayesmix.laplace import geometry_at, refuse_improper
 from bayesmix.predict import brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture, trace
-from bayesmix.symmetry import aligned
+from bayesmix.symmetry import aligned, permute_draws
 
 BLOCK = 100
 COMPARABLE = np.log(100.0)
@@ -160,17 +160,8 @@ class NUTSResult:
 
     def _aligned(self) -> dict[str, np.ndarray]:
         """The samples with every draw's clusters named as the pivot's."""
-        perms = np.asarray(self._relabelled["relabelling"]["permutation"])
-        aligned = {}
-        for name, value in self.samples.items():
-            axis = self.mixture.sites[name].cluster_axis
-            if axis is None:
-                aligned[name] = value
-                continue
-            shape = [1] * value.ndim
-            shape[:2], shape[2 + axis] = perms.shape[:2], perms.shape[2]
-            aligned[name] = np.take_along_axis(value, perms.reshape(shape), 2 + axis)
-        return aligned
+        perm = np.asarray(self._relabelled["relabelling"]["permutation"])
+        return permute_draws(self.mixture, self.samples, perm)
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Log posterior predictive density of each row of new data, (*rows), in nats."""

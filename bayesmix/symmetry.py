@@ -27,6 +27,24 @@ def permute(mixture: Mixture, params: Params, perm: Any) -> Params:
     }
 
 
+def permute_draws(
+    mixture: Mixture, draws: dict[str, np.ndarray], perm: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Draws {site: (*lead, *shape)}, the clusters of each renamed by its own perm (*lead, K)."""
+    lead = perm.ndim - 1
+    renamed = {}
+    for name, value in draws.items():
+        axis = mixture.sites[name].cluster_axis
+        if axis is None:
+            renamed[name] = value
+            continue
+        index = perm.reshape(
+            *perm.shape[:lead], *[1] * axis, mixture.K, *[1] * (value.ndim - lead - axis - 1)
+        )
+        renamed[name] = np.take_along_axis(value, index, lead + axis)
+    return renamed
+
+
 def exchangeable(mixture: Mixture, params: Params) -> tuple[tuple[int, ...], ...]:
     """Classes of clusters that may change places without changing the log joint.
 

@@ -40,6 +40,7 @@ ROOMS = (
     "report",
     "importance",
     "approximate",
+    "bootstrap",
     "card",
     "certify",
     "models",
@@ -55,6 +56,7 @@ REACHING_UP = {
     ("program", "mstep"),  # printing a Mixture tells which update EM will use
     ("estimate", "posterior"),  # result.to_datatree()
     ("estimate", "approximate"),  # result.laplace()
+    ("estimate", "bootstrap"),  # result.bootstrap()
     ("nuts", "posterior"),
     ("nuts", "report"),
     ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws
