@@ -232,6 +232,8 @@ class Density:
         if self.family is None:
             return data._replace(rows=factors)
         rows = data.rows._replace(weights=data.rows.weights * factors)
+        if self.tied:
+            rows = rows._replace(shared=total_squares(self.family, rows))
         return data._replace(rows=rows, base=total_base(self.family, rows))
 
     def expected(self, params: Params, statistics: Any, data: Data) -> jax.Array:
