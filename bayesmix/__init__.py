@@ -20,6 +20,7 @@ from bayesmix.mstep import rule
 from bayesmix.nuts import NUTS, NUTSResult
 from bayesmix.program import Mixture, trace
 from bayesmix.relabel import relabel
+from bayesmix.relabel.report import LabelReport, label_report
 
 try:
     __version__ = version("bayesmix")
@@ -31,6 +32,7 @@ __all__ = [
     "NUTS",
     "Card",
     "EMResult",
+    "LabelReport",
     "Mixture",
     "NUTSResult",
     "adopt",
@@ -39,6 +41,7 @@ __all__ = [
     "datasets",
     "expected_log_joint",
     "family",
+    "label_report",
     "log_density",
     "log_joint",
     "log_prior",

@@ -42,9 +42,16 @@ def assign(cost: np.ndarray, classes: Classes, order: np.ndarray | None = None) 
     for members in (np.asarray(c) for c in classes if len(c) > 1):
         perm[:, members] = _within(cost, members, order)
     aligned = np.take_along_axis(cost, perm[:, :, None], axis=1)
+    return Alignment(perm, np.einsum("skk->s", aligned), *margins(aligned, classes))
+
+
+def margins(aligned: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """Margin (S,) and swap (S, K, K) of names given already: cost[s, j, k] of calling j "k".
+
+    A margin is 0 also where other names would be cheaper.
+    """
     moves = _moves(aligned, classes)
-    swap = moves + np.swapaxes(moves, 1, 2)
-    return Alignment(perm, np.einsum("skk->s", aligned), _second_best(moves), swap)
+    return _second_best(moves), moves + np.swapaxes(moves, 1, 2)
 
 
 def joined(parts: Sequence[Alignment]) -> Alignment:

@@ -77,6 +77,24 @@ def align(
     return joined(parts), mean / draws.shape[0]
 
 
+def named_mean(draws: Responsibilities, perm: np.ndarray) -> np.ndarray:
+    """Mean responsibilities (N, K) under given names; one pass."""
+    mean = np.zeros(draws.shape[1:])
+    for start, block in draws.blocks():
+        for resp, names in zip(block, perm[start : start + len(block)], strict=True):
+            mean += resp[:, names]
+    return mean / draws.shape[0]
+
+
+def named_cost(draws: Responsibilities, loss: np.ndarray, perm: np.ndarray) -> np.ndarray:
+    """cost[s, j, k] of calling the cluster that is named j "k", (S, K, K); one pass."""
+    weighted = draws.shares[:, None] * loss
+    cost = np.concatenate(
+        [np.matmul(np.swapaxes(block, -1, -2), weighted) for _, block in draws.blocks()]
+    )
+    return np.take_along_axis(cost, perm[:, :, None], axis=1)
+
+
 def alternate(step: Callable[[Any], tuple[Alignment, Any]], state: Any) -> Alignment:
     """Names from `state` and the next state from the names, until names return."""
     seen: set[bytes] = set()

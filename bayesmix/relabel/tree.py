@@ -92,6 +92,15 @@ def log_joint(tree: xarray.DataTree) -> np.ndarray | None:
     return np.where(np.isfinite(values), values, -np.inf)
 
 
+def has_numbers(tree: xarray.DataTree, N: int) -> bool:
+    """Whether `observations` can give complete numbers."""
+    group = dataset(tree, "observed_data")
+    name = tree.attrs.get("site", next(iter(group.data_vars), None))
+    if name not in group or group[name].dtype.kind not in "biuf" or group[name].size % N:
+        return False
+    return bool(np.isfinite(group[name].to_numpy()).all())
+
+
 def observations(tree: xarray.DataTree, N: int) -> np.ndarray:
     """The observed values as numbers, (N, D)."""
     group = dataset(tree, "observed_data")
