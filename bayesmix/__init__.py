@@ -13,6 +13,7 @@ from bayesmix.density import (
     log_prior,
     responsibilities,
 )
+from bayesmix.diagnose import Diagnosis, diagnose
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.families import family
@@ -31,6 +32,7 @@ __all__ = [
     "EM",
     "NUTS",
     "Card",
+    "Diagnosis",
     "EMResult",
     "LabelReport",
     "Mixture",
@@ -39,6 +41,7 @@ __all__ = [
     "card",
     "certify",
     "datasets",
+    "diagnose",
     "expected_log_joint",
     "family",
     "label_report",

@@ -143,15 +143,15 @@ class NUTSResult:
 
     def summary(self) -> Any:
         """ArviZ's summary of the relabelled draws: a DataFrame."""
-        from bayesmix.report import summary
+        from bayesmix.diagnose.numbers import summary
 
         return summary(self._relabelled)
 
     def report(self) -> str:
-        """Whether the draws may be trusted, in words; see ``bayesmix.report.report``."""
-        from bayesmix.report import report
+        """Whether the draws may be trusted, in words; `bm.diagnose` gives the numbers as well."""
+        from bayesmix.diagnose import diagnose
 
-        return report(self, self._relabelled)
+        return str(diagnose(self._relabelled, mixture=self.mixture))
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Responsibilities averaged over the relabelled posterior, (*rows, K); new data as args."""

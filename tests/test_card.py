@@ -249,7 +249,7 @@ VERDICTS = [
     ({"rhat_invariant": 1.7}, "do not use these draws", True),
     ({"rhat_invariant": 1.02}, "run them longer", True),
     ({"ess_invariant": 100.0}, "draw more", True),
-    ({"rhat_parameters": 1.5}, "trust the first table only", True),
+    ({"rhat_parameters": 1.5}, "trust label-invariant quantities only", True),
     ({"converged": False}, "EM did not converge", True),
     ({"regular": False}, "EM found no regular mode", True),
     ({"divergences": 3}, "3 transitions of 4000 diverged", True),

@@ -37,7 +37,7 @@ ROOMS = (
     "posterior",
     "adopt",
     "relabel",
-    "report",
+    "diagnose",
     "importance",
     "approximate",
     "bootstrap",
@@ -58,7 +58,7 @@ REACHING_UP = {
     ("estimate", "approximate"),  # result.laplace()
     ("estimate", "bootstrap"),  # result.bootstrap()
     ("nuts", "posterior"),
-    ("nuts", "report"),
+    ("nuts", "diagnose"),
     ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws
 }
 

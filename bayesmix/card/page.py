@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayesmix.card.text import HEAD, cells, moved, quantity, ranked, row_name
-from bayesmix.card.words import ESS_GOOD, RHAT_GOOD, needs_care, uncertainty_lines
+from bayesmix.card.words import needs_care, uncertainty_lines
+from bayesmix.diagnose.words import ESS_GOOD, RHAT_GOOD
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.card.words import OVERCONFIDENT, rhat_text, uncertainty_lines
+from bayesmix.card.words import OVERCONFIDENT, uncertainty_lines
+from bayesmix.diagnose.words import rhat_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesmix.diagnose.words import (
+    HIGHER,
+    count,
+    divergence_sentence,
+    gist,
+    higher_sentence,
+    start_sentence,
+    trusted,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
-RHAT_GOOD = 1.01
-RHAT_BAD = 1.05
-HIGHER = 1e-3  # nats by which a draw must exceed EM's MAP to be news
-ESS_GOOD = 400
 OVERCONFIDENT = 0.05  # EM's probability exceeds the posterior-averaged one by more than this
 CERTAIN = 0.99
 NAN = float("nan")
@@ -25,15 +31,6 @@ NAN = float("nan")
 MODE_SENTENCE = (
     "MAP: the highest point of the density of the constrained parameters (no Jacobian), the one "
     "that textbook MAP-EM and NumPyro's AutoDelta mean."
-)
-START_SENTENCE = (
-    "As every chain started at a mode that EM found, and draws were aligned to one pivot, a low "
-    "R-hat comes partly by construction: it does not test for modes that EM never saw; dispersed "
-    "starts do."
-)
-DISPERSED_SENTENCE = (
-    "The chains did not start at EM's modes; R-hat of relabelled parameters is still low partly "
-    "by construction, as all draws were aligned to one pivot."
 )
 
 
@@ -89,65 +86,24 @@ def _farthest(shift: pd.Series) -> tuple[str, float]:
 
 def needs_care(f: dict[str, Any]) -> bool:
     """Whether the reader should hesitate."""
-    settled = f["rhat_invariant"] <= RHAT_GOOD and f["rhat_parameters"] <= RHAT_GOOD
-    sampled = f["divergences"] == 0 and f["ess_invariant"] >= ESS_GOOD and f["higher"] <= HIGHER
-    return not (settled and sampled and f["converged"] and f["regular"])
+    return not (trusted(f) and f["converged"] and f["regular"])
 
 
 def verdict(f: dict[str, Any]) -> Iterator[str]:
     """The gist first, then what it does not say."""
-    yield _gist(f)
+    yield gist(f)
     if not f["converged"]:
         yield "EM did not converge (see its line above): its MAP is provisional."
     if not f["regular"]:
         yield "EM found no regular mode: its MAP lies where the log joint is degenerate."
     if f["divergences"]:
-        yield (
-            f"{_count(f['divergences'], 'transition')} of {f['chains'] * f['draws']} diverged: the "
-            f"sampler could not follow the posterior everywhere; intervals may be too short."
-        )
+        yield divergence_sentence(f)
     if f["higher"] > HIGHER:
-        yield (
-            f"NUTS visited a point whose log joint is {f['higher']:.2f} nats above EM's MAP: EM "
-            f"missed a mode (or the log joint is unbounded); raise restarts and fit again."
-        )
+        yield higher_sentence(f)
     name, shift = f["farthest"]
     if abs(shift) > 1:
         yield f"The MAP is not the posterior mean: {name} lies {shift:+.1f} sd from it."
     yield _observation_sentence(f)
-
-
-def _gist(f: dict[str, Any]) -> str:
-    invariant, named = rhat_text(f["rhat_invariant"]), rhat_text(f["rhat_parameters"])
-    if np.isnan(f["rhat_invariant"]):
-        return (
-            "One chain only (or a constant posterior): R-hat cannot be computed; run more chains."
-        )
-    if f["rhat_invariant"] > RHAT_BAD:
-        return (
-            f"The chains do not agree (R-hat up to {invariant} on label-invariant "
-            f"quantities): do not use these draws; run longer or look for separate modes."
-        )
-    if f["rhat_invariant"] > RHAT_GOOD:
-        return (
-            f"The chains nearly agree (R-hat up to {invariant} on label-invariant quantities): "
-            f"run them longer before relying on the numbers."
-        )
-    if f["ess_invariant"] < ESS_GOOD:
-        return (
-            f"The chains agree, but with an effective sample size of {f['ess_invariant']:.0f} the "
-            f"numbers are rough: draw more."
-        )
-    if f["rhat_parameters"] > RHAT_GOOD:
-        return (
-            f"The chains agree on label-invariant quantities, but relabelled parameters do not "
-            f"settle (R-hat up to {named}): the clusters' names cannot be "
-            f"told apart reliably; trust the first table only."
-        )
-    return (
-        f"The chains agree (R-hat at most {invariant} label-invariant, {named} "
-        f"{f['kind']}): the posterior below can be read."
-    )
 
 
 def _observation_sentence(f: dict[str, Any]) -> str:
@@ -158,7 +114,7 @@ def _observation_sentence(f: dict[str, Any]) -> str:
     )
     over = (
         f"EM is overconfident by more than {OVERCONFIDENT:.2f} about "
-        f"{_count(f['overconfident'], 'observation')}"
+        f"{count(f['overconfident'], 'observation')}"
         if f["overconfident"]
         else f"EM is nowhere overconfident by more than {OVERCONFIDENT:.2f}"
     )
@@ -180,9 +136,7 @@ def uncertainty_lines(f: dict[str, Any]) -> tuple[str, ...]:
 
 def notes(em: Any, nuts: Any, f: dict[str, Any]) -> Iterator[str]:
     """What to know when reading the numbers."""
-    yield _starts(nuts.start_policy) + (
-        DISPERSED_SENTENCE if nuts.start is None else START_SENTENCE
-    )
+    yield start_sentence(nuts.start_policy, nuts.start is not None)
     name, shift = f["unconstrained"]
     yield MODE_SENTENCE + (
         f" NUTS moves in unconstrained space, whose highest point lies elsewhere: farthest in "
@@ -205,20 +159,15 @@ def _rivals(em: Any) -> Iterator[str]:
     if others:
         yield (
             f"EM's next regular mode lies {em.log_joint - others[0].log_joint:.2f} nats below the "
-            f"MAP ({_count(others[0].starts, 'start')}); em.modes lists them all."
+            f"MAP ({count(others[0].starts, 'start')}); em.modes lists them all."
         )
-
-
-def _starts(policy: str) -> str:
-    """The policy as a sentence, without its remark on R-hat, which the card makes at length."""
-    return f"Starts: {policy.removeprefix('starts: ').split(';')[0].rstrip('.')}. "
 
 
 def title_of(mixture: Any) -> str:
     """The task in one line."""
     return (
-        f"{_count(mixture.N, 'observation')} of {mixture.name!r}, "
-        f"{_count(mixture.K, 'cluster')}, {mixture.family} components"
+        f"{count(mixture.N, 'observation')} of {mixture.name!r}, "
+        f"{count(mixture.K, 'cluster')}, {mixture.family} components"
     )
 
 
@@ -226,15 +175,15 @@ def em_line(em: Any) -> str:
     """EM in one line."""
     return (
         f"{_seconds(em.seconds)}; log joint {em.log_joint:.3f}; "
-        f"{_count(len(em.modes), 'distinct mode')}; {em.steps} steps: {em.stop.rstrip('.')}"
+        f"{count(len(em.modes), 'distinct mode')}; {em.steps} steps: {em.stop.rstrip('.')}"
     )
 
 
 def nuts_line(nuts: Any, f: dict[str, Any]) -> str:
     """NUTS in one line."""
     return (
-        f"{_seconds(nuts.seconds)}; {_count(f['chains'], 'chain')} x {f['draws']} draws; "
-        f"{_count(f['divergences'], 'divergence')}"
+        f"{_seconds(nuts.seconds)}; {count(f['chains'], 'chain')} x {f['draws']} draws; "
+        f"{count(f['divergences'], 'divergence')}"
     )
 
 
@@ -246,14 +195,5 @@ def relabelling_line(f: dict[str, Any]) -> str:
     return f"relabelled (ECR, pivot {pivot}): {f['renamed']:.0%} of the draws changed names"
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def rhat_text(value: float) -> str:
-    """R-hat with the digits that matter."""
-    return "–" if np.isnan(value) else f"{value:.3f}" if value < 10 else f"{value:.1f}"
