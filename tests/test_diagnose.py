@@ -268,6 +268,23 @@ def test_em_s_point_is_refused():
         bm.diagnose(em.to_datatree())
 
 
+def test_independent_draws_are_refused(good):
+    tree = good.copy()
+    tree.attrs |= {"draws_are": "independent", "inference_method": "laplace"}
+    with pytest.raises(ValueError, match=r"independent draws \(laplace\), no chains"):
+        bm.diagnose(tree)
+
+
+def test_constants_have_no_r_hat(good):
+    tree = good.copy()
+    tree["posterior"] = xarray.DataTree(
+        good["posterior"].to_dataset().assign(tau=1.0 + 0 * good["posterior"]["tau"])
+    )
+    found = bm.diagnose(tree)
+    assert np.isnan(found.quantities.loc["tau", "r_hat"])
+    assert found.trusted
+
+
 def test_few_draws_are_refused(good):
     few = xarray.DataTree.from_dict(
         {name: group.to_dataset().isel(draw=slice(0, 3)) for name, group in good.children.items()}

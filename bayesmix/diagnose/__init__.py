@@ -64,7 +64,8 @@ def diagnose(tree: xarray.DataTree, *, mixture: Any = None) -> Diagnosis:
     `to_datatree(prior_key=...)`).
 
     tree : draws of NUTS or from elsewhere (`bm.adopt`), relabelled or not. mixture : as in
-    `bm.relabel`. Raises ValueError for EM's single point and for less than 4 draws per chain.
+    `bm.relabel`. Raises ValueError for EM's single point, for independent draws (Laplace,
+    bootstrap), which have no chains, and for less than 4 draws per chain.
     Source of the bounds: Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Bayesian
     Anal. 16(2), 667-718: R-hat below 1.01, 400 effective draws.
     """
@@ -92,6 +93,12 @@ def _refuse_points(tree: xarray.DataTree) -> None:
         raise ValueError(
             "this is the tree of an EM result, one point: R-hat and effective sample sizes are of "
             "draws; run bm.NUTS(program).run(key, ..., start=em)"
+        )
+    if tree.attrs.get("draws_are") == "independent":
+        raise ValueError(
+            f"these are independent draws ({tree.attrs.get('inference_method')}), no chains whose "
+            "agreement could be looked at: the result's own verdict says how far to trust them, "
+            "bm.label_report whether their clusters have names"
         )
     if draws < LEAST_DRAWS:
         raise ValueError(

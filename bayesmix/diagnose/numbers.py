@@ -24,10 +24,14 @@ EQUAL = 0.95  # cosine of two clusters' responsibilities
 
 
 def summary(tree: Any, **how: Any) -> pd.DataFrame:
-    """ArviZ's summary of a tree's sites: a DataFrame of unrounded numbers."""
+    """ArviZ's summary of a tree's sites: a DataFrame of unrounded numbers.
+
+    A constant, such as the zeros of a Cholesky factor, has neither R-hat nor ESS: NaN.
+    """
     import arviz_stats
 
-    return arviz_stats.summary(tree, round_to="none", **how)
+    with np.errstate(invalid="ignore"):
+        return arviz_stats.summary(tree, round_to="none", **how)
 
 
 # What is gathered from the responsibilities, in two passes.
