@@ -85,6 +85,13 @@ def test_similarities_are_those_of_the_probes(good):
         assert table.loc[name, "mean"] == pytest.approx(together.mean(), rel=1e-12)
 
 
+def test_one_chain_has_nothing_to_agree_with():
+    rng = np.random.default_rng(1)
+    found = bm.diagnose(tree_of([resp_around(ONE, rng)]))
+    assert "One chain only" in found.verdict
+    assert not found.trusted
+
+
 def test_names_do_not_matter_to_what_has_none():
     rng = np.random.default_rng(1)
     chains = [resp_around(ONE, rng) for _ in range(CHAINS)]

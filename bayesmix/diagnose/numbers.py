@@ -186,30 +186,30 @@ def _modes(values: dict[str, np.ndarray], found: Visit, radius: np.ndarray) -> n
     Two chains agree where no invariant's means differ by more than a standard deviation within
     chains, and their mean allocations differ by no more than single draws do from their mean.
     """
-    chains = len(radius)
-    mode = np.arange(chains)
-    for i in range(chains):
-        for j in range(i):
-            gap = float(elsewhere(found.means[i], found.means[j], found.draws.shares))
-            near = max(differences(values, i, j).values(), default=0.0) <= APART
-            if near and gap <= (radius[i] + radius[j]) / 2 + SMALLEST:
-                mode[mode == mode[i]] = mode[j]
-    return np.unique(mode, return_inverse=True)[1]
+    from scipy.sparse.csgraph import connected_components
+
+    moved = [elsewhere(found.means, mean, found.draws.shares) for mean in found.means]
+    typical = (radius[:, None] + radius) / 2 + SMALLEST
+    agree = (np.array(moved) <= typical) & (largest_gap(values, len(radius)) <= APART)
+    label = connected_components(agree, directed=False)[1]
+    return np.asarray(np.unique(label, return_inverse=True)[1])
 
 
-def differences(values: dict[str, np.ndarray], i: int, j: int) -> dict[str, float]:
-    """By how many standard deviations within chains two chains' means differ, by invariant.
+def largest_gap(values: dict[str, np.ndarray], chains: int) -> np.ndarray:
+    """By how many standard deviations within chains the means of two chains differ at most.
 
-    On ranks over both chains, so that a heavy tail does not hide a difference.
+    Over all invariants, (chain, chain); on ranks, so that a heavy tail does not hide a difference.
     """
     from scipy.stats import rankdata
 
-    out = {}
-    for name, x in values.items():
-        a, b = rankdata(x[[i, j]]).reshape(2, -1)
-        within = np.sqrt((a.var() + b.var()) / 2)
-        out[name] = float(abs(a.mean() - b.mean()) / within) if within > 0 else np.inf
-    return out
+    gap = np.zeros((chains, chains))
+    for x in values.values():
+        ranks = rankdata(x).reshape(x.shape)
+        mean, var = ranks.mean(1), ranks.var(1)
+        within = np.sqrt((var[:, None] + var) / 2)
+        apart = np.abs(mean[:, None] - mean)
+        gap = np.maximum(gap, np.where(apart > 0, apart / np.maximum(within, SMALLEST), 0.0))
+    return gap
 
 
 # Clusters.
@@ -281,7 +281,7 @@ def facts_of(
         "kind": "relabelled" if known else "as declared",
         "chains": len(chains),
         "draws": shape_of(tree)[1],
-        "rhat_invariant": float(invariant["r_hat"].max()),
+        "rhat_invariant": float(invariant["r_hat"].max()) if len(chains) > 1 else np.nan,
         "ess_invariant": float(invariant["ess_bulk"].min()),
         "rhat_parameters": float(named["r_hat"].max()) if len(named) else 1.0,
         "divergences": int(stats["diverging"].sum()) if "diverging" in stats else 0,
