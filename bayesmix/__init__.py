@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from bayesmix import datasets, models, plots
 from bayesmix.adopt import adopt
+from bayesmix.allocations import allocations
 from bayesmix.card import Card, card
 from bayesmix.certify import certify
 from bayesmix.density import (
@@ -19,9 +20,14 @@ from bayesmix.estimate import EMResult
 from bayesmix.families import family
 from bayesmix.mstep import rule
 from bayesmix.nuts import NUTS, NUTSResult
+from bayesmix.partition import Partition, partition
+from bayesmix.partition.ball import CredibleBall, credible_ball
+from bayesmix.partition.certainty import n_occupied, stability
+from bayesmix.partition.losses import adjusted_rand, binder, vi
 from bayesmix.program import Mixture, trace
 from bayesmix.relabel import relabel
 from bayesmix.relabel.report import LabelReport, label_report
+from bayesmix.similarity import entropy, similarity
 
 try:
     __version__ = version("bayesmix")
@@ -32,16 +38,23 @@ __all__ = [
     "EM",
     "NUTS",
     "Card",
+    "CredibleBall",
     "Diagnosis",
     "EMResult",
     "LabelReport",
     "Mixture",
     "NUTSResult",
+    "Partition",
+    "adjusted_rand",
     "adopt",
+    "allocations",
+    "binder",
     "card",
     "certify",
+    "credible_ball",
     "datasets",
     "diagnose",
+    "entropy",
     "expected_log_joint",
     "family",
     "label_report",
@@ -49,9 +62,14 @@ __all__ = [
     "log_joint",
     "log_prior",
     "models",
+    "n_occupied",
+    "partition",
     "plots",
     "relabel",
     "responsibilities",
     "rule",
+    "similarity",
+    "stability",
     "trace",
+    "vi",
 ]
