@@ -205,7 +205,7 @@ def _replicates(em: EMResult, seeds: Sequence[Any], weights: str) -> Ended:
     """
     mixture, most = em.mixture, int(em.settings["max_steps"])
     density, data = density_of(mixture), data_of(mixture)
-    engine = Engine(density, plan_for(mixture), True, most)
+    engine = Engine(density, plan_for(mixture))
     base = row_weights(mixture)
     size = int(np.clip(CELLS // base.size, 1, LANES))
     near, chords = _inverse_information(mixture, em.params)

@@ -25,6 +25,7 @@ from bayesmix.reader import Reading, x64
 from bayesmix.sweep import (
     log_likelihood,
     merged_rows,
+    responsibilities_of,
     rows_of,
     scan_rows,
     total_base,
@@ -236,6 +237,12 @@ class Density:
             rows = rows._replace(shared=total_squares(self.family, rows))
         return data._replace(rows=rows, base=total_base(self.family, rows))
 
+    def resp(self, params: Params, data: Data) -> jax.Array:
+        """Responsibilities of the rows as ``data`` holds them, (n, K); padding rows may follow."""
+        if self.family:
+            return responsibilities_of(self.family, *self.natural(params, data), data.rows)
+        return jax.nn.softmax(self._by_row(params, data)[0], -1).reshape(-1, self.K)
+
     def expected(self, params: Params, statistics: Any, data: Data) -> jax.Array:
         """Q(params | statistics), in nats: expected log density of data and assignments."""
         if self.family:
@@ -264,11 +271,18 @@ def _dot(weight: jax.Array, value: jax.Array) -> jax.Array:
 def _prepare(density: Density, source: tuple[int, ...], arrays: list[Any], rows: Any) -> Data:
     """Everything that depends on the data alone, in one compiled call."""
     known = evaluate(density._piece.frontier, dict(zip(source, arrays, strict=True)))
-    base = jnp.zeros(())
-    if density.family:
-        base = total_base(density.family, rows)
-        if density.tied:
-            rows = rows._replace(shared=total_squares(density.family, rows))
+    if density.family is None:
+        return Data(known, rows, jnp.zeros(()))
+    return _on_rows(density, known, rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def _on_rows(density: Density, known: list[Any], rows: Any) -> Data:
+    """The data of a sweep: what the rows alone decide is added up once."""
+    assert density.family is not None
+    base = total_base(density.family, rows)
+    if density.tied:
+        rows = rows._replace(shared=total_squares(density.family, rows))
     return Data(known, jax.tree.map(jnp.asarray, rows), base)
 
 
@@ -330,6 +344,31 @@ def data_of(mixture: Mixture, dtype: str | None = None) -> Data:
     """
     dtype = dtype or jnp.result_type(float).name
     return cached(mixture, f"data {dtype}", lambda: density_of(mixture).prepare(mixture, dtype))
+
+
+def sample_of(
+    mixture: Mixture, data: Data, most: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Data, bool]:
+    """At most ``most`` of the rows, (n, D), the data of these alone, and whether they are all.
+
+    Merged rows count once. Weights are raised to the weight of all; priors stay as the whole data
+    made them. The general sweep keeps all rows.
+    """
+    density, merged = density_of(mixture), merged_of(mixture)
+    x, weights = _flat(mixture) if merged is None else (merged.x, merged.weights)
+    if density.family is None:
+        return np.asarray(x, np.float64), data, True
+    if len(x) <= most:
+        rows = data.rows._replace(place=None, counts=None)
+        return np.asarray(x, np.float64), data._replace(rows=rows), True
+    counted = np.arange(len(x)) if weights is None else np.flatnonzero(weights > 0)
+    index = np.sort(rng.choice(counted, min(most, len(counted)), replace=False))
+    some = np.asarray(x[index], np.float64)
+    raised = np.ones(len(index)) if weights is None else weights[index]
+    total = len(x) if weights is None else weights.sum()
+    raised = raised * (total / raised.sum())
+    rows = rows_of(some, raised, density.family, mixture.K, data.rows.z.dtype.name)
+    return some, _on_rows(density, data.known, rows), False
 
 
 def row_weights(mixture: Mixture) -> np.ndarray:

@@ -4,42 +4,38 @@ Runs from several starts become an atlas of modes, of which the best regular one
 is maximised is the density over the constrained sites, without a Jacobian.
 """
 
-import math
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.arguments import seed_of
-from bayesmix.density import Data, Density, data_of, density_of, has_family, log_density
+from bayesmix.density import data_of, density_of, has_family, log_density
 from bayesmix.engine import (
     CONVERGED,
     DEGENERATE,
     FELL,
+    INTERRUPTED,
     MAX_STEPS,
     ROUNDING,
-    RUNNING,
-    EMState,
     Engine,
-    from_params,
-    from_resp,
     one_step,
-    run,
 )
 from bayesmix.estimate import EMResult
-from bayesmix.modes import Mode, atlas, judge
+from bayesmix.modes import atlas
 from bayesmix.mstep import plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
-from bayesmix.start import starts
+from bayesmix.search import Climber, Run, search
 
 SENTENCES = {
     CONVERGED: "converged: what remains to be gained is estimated to be below {tol:.1g} nats",
     MAX_STEPS: "not converged: stopped after {max_steps} steps; raise max_steps",
     DEGENERATE: "stopped: the log joint is no longer finite, a cluster has become singular",
+    INTERRUPTED: "interrupted: the best params so far; give them as init_params to go on",
     FELL: "stopped: the log joint fell by more than rounding; the params are the last good ones",
 }
 
@@ -47,7 +43,7 @@ SENTENCES = {
 def step(mixture: Mixture, params: Params) -> dict[str, np.ndarray]:
     """The params after one plain EM step from ``params``; the log joint does not fall."""
     with jax.enable_x64(True):
-        engine = Engine(density_of(mixture), plan_for(mixture), False, 1)
+        engine = Engine(density_of(mixture), plan_for(mixture))
         after = one_step(engine, _as_arrays(params), data_of(mixture))
         return {name: np.asarray(after[name]) for name in mixture.sites}
 
@@ -56,23 +52,15 @@ def _as_arrays(params: Params) -> Params:
     return {name: jnp.asarray(value, float) for name, value in params.items()}
 
 
-class Run(NamedTuple):
-    """Where one start ended: its mode, the stop code, the E-steps, the log joint after each."""
-
-    mode: Mode
-    stop: int
-    steps: int
-    history: np.ndarray
-
-
 @dataclass(frozen=True)
 class EM:
     """Maximum a posteriori estimation by EM; ``EM(program).run(key, *data)`` returns an EMResult.
 
-    restarts : number of starts (k-means++, random rows, random responsibilities).
-    max_steps : E-steps per start at most.
+    restarts : number of starts (k-means++, random rows, random responsibilities); the moves that
+        are tried from the best of them, one cluster taken away and another grown, grow with it.
+    max_steps : E-steps per run at most.
     tol : stop when the estimated remaining gain of the log joint is below this, in nats.
-    accelerate : extrapolate between EM steps (SQUAREM); the log joint still never falls.
+    accelerate : follow slow EM steps by quasi-Newton moves; the log joint still never falls.
     dtype : "float64", or "float32": then the data and the scores of the rows are float32, half the
         memory; params, sums over chunks and M-step stay float64. Components without a sweep of
         their own are computed in float32 throughout.
@@ -119,59 +107,38 @@ class EM:
             raise ValueError("give init_params or init_resp, not both")
         with jax.enable_x64(self.dtype == "float64" or has_family(mixture)):
             _check_size(mixture)
-            density, data = density_of(mixture), data_of(mixture, self.dtype)
-            engine = Engine(density, plan_for(mixture), self.accelerate, self.max_steps)
-            runs = [
-                self._finish(engine, mixture, state, data)
-                for state in self._states(engine, mixture, data, seed, init_params, init_resp)
-            ]
-        return self._result(mixture, runs, seed, began)
+            engine = Engine(density_of(mixture), plan_for(mixture))
+            data = data_of(mixture, self.dtype)
+            climber = Climber(engine, mixture, data, self.tol, self.max_steps, self.accelerate)
+            given = init_params is not None or init_resp is not None
+            if init_params is not None:
+                params = _as_arrays(_checked_params(mixture, init_params))
+                runs = [climber.climb(*climber.resume(params))]
+            elif init_resp is not None:
+                runs = [climber.climb(climber.begin(_checked_resp(mixture, init_resp)))]
+            else:
+                rng = np.random.default_rng(seed)
+                runs = search(climber, self.restarts, rng, self._progress)
+        return self._result(mixture, runs, given, seed, began)
 
-    def _states(
-        self,
-        engine: Engine,
-        mixture: Mixture,
-        data: Data,
-        seed: np.random.SeedSequence,
-        init_params: Params | None,
-        init_resp: Any,
-    ) -> Any:
-        """The first state of each start."""
-        if init_params is not None:
-            yield from_params(engine, _as_arrays(_checked_params(mixture, init_params)), data)
-            return
-        if init_resp is not None:
-            resp = _checked_resp(mixture, init_resp)
-            yield from_resp(engine, _weighted(mixture, engine, resp), data)
-            return
-        each = starts(mixture, np.random.default_rng(seed), self.restarts)
-        for resp in _progress(each, self.restarts, self.progress_bar):
-            yield from_resp(engine, _weighted(mixture, engine, resp), data)
+    def _progress(self, starts: Any) -> Any:
+        if not self.progress_bar:
+            return starts
+        from tqdm.auto import tqdm
 
-    def _finish(self, engine: Engine, mixture: Mixture, state: EMState, data: Data) -> Run:
-        """Run one start to its stop, in pieces, so that an interrupt is heard."""
-        leaves: Params = {}
-        while int(state.stop) == RUNNING:
-            state, leaves = run(engine, state, data, self.tol, int(state.steps) + 100)
-        stop, steps = int(state.stop), int(state.steps)
-        best = _unflatten(mixture, np.asarray(state.point, np.float64))
-        mode = judge(
-            mixture,
-            {name: best[name] for name in mixture.sites},
-            log_joint=float(state.log_joint),
-            log_likelihood=float(state.log_likelihood),
-            counts=_counts(engine.density, state.statistics),
-            leaves={name: np.asarray(value, np.float64) for name, value in leaves.items()},
-            degenerate=stop == DEGENERATE,
-        )
-        return Run(mode, stop, steps, np.asarray(state.history, np.float64)[:steps])
+        return tqdm(starts, desc="EM", unit="start", leave=False)
 
     def _floor(self, log_joint: float) -> float:
         """What rounding hides of the log joint, in nats."""
         return ROUNDING * float(np.finfo(self.dtype).eps) * (1 + abs(log_joint))
 
     def _result(
-        self, mixture: Mixture, runs: list[Run], seed: np.random.SeedSequence, began: float
+        self,
+        mixture: Mixture,
+        runs: list[Run],
+        given: bool,
+        seed: np.random.SeedSequence,
+        began: float,
     ) -> EMResult:
         finite = [each for each in runs if np.isfinite(each.mode.log_joint)]
         if not finite:
@@ -192,34 +159,19 @@ class EM:
             stop=SENTENCES[found.stop].format(
                 tol=max(self.tol, self._floor(best.log_joint)), max_steps=self.max_steps
             ),
-            steps=found.steps,
+            steps=len(found.history),
             modes=modes,
             notes=tuple(notes),
             seconds=time.perf_counter() - began,
             seed=str(seed.entropy),
             settings={
-                "restarts": len(runs),
+                "restarts": 1 if given else self.restarts,
                 "max_steps": self.max_steps,
                 "tol": self.tol,
                 "accelerate": self.accelerate,
                 "dtype": self.dtype,
             },
         )
-
-
-def _counts(density: Density, statistics: Any) -> np.ndarray:
-    """Rows (sum of weighted responsibilities) in each cluster, (K,)."""
-    if density.family:
-        return np.asarray(statistics.mass, np.float64)
-    return np.asarray(statistics, np.float64).reshape(-1, density.K).sum(0)
-
-
-def _unflatten(mixture: Mixture, flat: np.ndarray) -> dict[str, np.ndarray]:
-    """{site: value} of a flat vector, whose sites stand in sorted order."""
-    names = sorted(mixture.sites)
-    sizes = [math.prod(mixture.sites[name].shape) for name in names]
-    parts = np.split(flat, np.cumsum(sizes)[:-1])
-    return {n: part.reshape(mixture.sites[n].shape) for n, part in zip(names, parts, strict=True)}
 
 
 def _check_size(mixture: Mixture) -> None:
@@ -283,14 +235,6 @@ def _checked_resp(mixture: Mixture, resp: Any) -> np.ndarray:
     return resp
 
 
-def _weighted(mixture: Mixture, engine: Engine, resp: np.ndarray) -> np.ndarray:
-    """Responsibilities as the M-step wants them: (N, K) for a sweep, else weighted, by row."""
-    if engine.density.family:
-        return resp
-    shaped = resp.reshape(*mixture.rows, mixture.K)
-    return shaped if mixture.weights is None else shaped * mixture.weights[..., None]
-
-
 def _nowhere(mixture: Mixture) -> str:
     """Why the log joint is not finite at any start, as far as the data tell."""
     start = f"site {mixture.name!r}: the log joint is not finite at any of the starts: "
@@ -316,11 +260,3 @@ def _nowhere(mixture: Mixture) -> str:
     return start + (
         "columns may be collinear, or there are too few rows for K and the number of columns"
     )
-
-
-def _progress(items: Any, total: int, shown: bool) -> Any:
-    if not shown:
-        return items
-    from tqdm.auto import tqdm
-
-    return tqdm(items, total=total, desc="EM", unit="start", leave=False)

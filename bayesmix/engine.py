@@ -1,19 +1,24 @@
-"""One EM step and the compiled loop around it, for any program.
+"""One EM step, the compiled loop of plain steps, and the quasi-Newton loop around it.
 
-The state carries what the E-step gave at the current params; a step is M, perhaps a leap beyond it,
-then E there. A start is responsibilities, so its statistics enter the loop as any others do.
+The state carries what the E-step gave at the current params; a step is M, then E there. A start is
+responsibilities, so its statistics enter the loop as any others do. Plain steps run in compiled
+code; where they are slow to converge, ``hasten`` takes over: one pass over the data per move, in
+unconstrained coordinates.
 """
 
+import math
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bayesmix.accelerate import extrapolate
-from bayesmix.coordinates import constrain, free, free_size
+from bayesmix.accelerate import MEMORY, Pair, direction, remaining
+from bayesmix.coordinates import constrain, free, free_size, from_free, to_free
 from bayesmix.density import Data, Density
 from bayesmix.mstep import Plan, m_step
 from bayesmix.program import Params
@@ -22,30 +27,31 @@ from bayesmix.sweep import statistics_of
 ROUNDING = 64
 EVALUATIONS = 12
 FIRST_EVALUATIONS = 200
+BLOCK = 128
+SAFETY = 10  # the estimate of what remains is trusted to this factor
 
-RUNNING, CONVERGED, MAX_STEPS, DEGENERATE, FELL = range(5)
+RUNNING, CONVERGED, MAX_STEPS, DEGENERATE, FELL, INTERRUPTED = range(6)
 
 
 class EMState(NamedTuple):
     """What the next step needs: the current params, flat, with what the E-step gave there.
 
-    ``phase`` 0 begins a cycle of two plain steps, 1 takes the second and leaps (``base`` is where
-    the cycle began, in free coordinates), 2 takes a plain step after a leap that was refused.
+    ``gain`` (nats) and ``length`` are the last step's; ``left`` is what it promised for the future,
+    in nats, and ``calm`` counts the steps in a row that promised less than the tolerance;
+    ``inverse`` is the ascent's inverse Hessian.
     """
 
-    point: jax.Array
-    log_joint: jax.Array
-    log_likelihood: jax.Array
+    point: Any
+    log_joint: Any
+    log_likelihood: Any
     statistics: Any
-    gain: jax.Array
-    rate: jax.Array
-    calm: jax.Array
-    phase: jax.Array
-    base: jax.Array
-    inverse: jax.Array
-    steps: jax.Array
-    stop: jax.Array
-    history: jax.Array
+    inverse: Any
+    gain: Any
+    length: Any
+    left: Any
+    calm: Any
+    steps: Any
+    stop: Any
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,6 @@ class Engine:
 
     density: Density
     plan: Plan
-    accelerate: bool
-    max_steps: int
 
     def init(self, params: Params, statistics: Any, data: Data) -> EMState:
         """The state before the first M-step, which takes ``statistics`` from wherever they came.
@@ -63,21 +67,30 @@ class Engine:
         ``params`` need only be legal: they are the start of updates that depend on other sites.
         """
         flat = ravel_pytree(params)[0]
-        minus, zero = jnp.array(-jnp.inf, flat.dtype), jnp.zeros((), flat.dtype)
+        minus, inf = jnp.array(-jnp.inf, flat.dtype), jnp.array(jnp.inf, flat.dtype)
         count = jnp.zeros((), jnp.int32)
-        base = jnp.zeros(free_size(self.density, data) if self.accelerate else 0, flat.dtype)
         ascent = free_size(self.density, data, self.plan.ascent)
         inverse = jnp.zeros((ascent, ascent), flat.dtype)
-        history = jnp.full(self.max_steps, jnp.nan, flat.dtype)
-        return EMState(
-            flat, minus, minus, statistics, zero, zero, count, count + 2, base, inverse, count,
-            count, history,
-        )  # fmt: skip
+        return EMState(flat, minus, minus, statistics, inverse, inf, inf, inf, count, count, count)
 
     def params(self, flat: jax.Array) -> Params:
         """{site: value} of a flat vector."""
         like = {name: jnp.zeros(shape) for name, shape in self.density.sites.items()}
         return ravel_pytree(like)[1](flat)
+
+    def unflatten(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """{site: value} of a flat NumPy vector, in the program's order of sites."""
+        shapes = self.density.sites
+        names = sorted(shapes)
+        ends = np.cumsum([math.prod(shapes[name]) for name in names])[:-1]
+        parts = dict(zip(names, np.split(flat, ends), strict=True))
+        return {name: parts[name].reshape(shape) for name, shape in shapes.items()}
+
+    def counts(self, state: EMState) -> np.ndarray:
+        """Rows (sum of weighted responsibilities) in each cluster, (K,)."""
+        if self.density.family:
+            return np.asarray(state.statistics.mass, np.float64)
+        return np.asarray(state.statistics, np.float64).reshape(-1, self.density.K).sum(0)
 
     def e_step(self, params: Params, data: Data) -> tuple[Any, Any, Any]:
         """Log joint, log likelihood and statistics at ``params``."""
@@ -91,84 +104,197 @@ class Engine:
         return m_step(self.density, self.plan, params, inverse, statistics, data, evaluations)
 
     def step(self, state: EMState, data: Data, tol: Any) -> EMState:
-        """M-step, perhaps a leap beyond it, E-step there; kept unless the log joint falls."""
+        """M-step, then E-step there; kept unless the log joint falls."""
         here, first = self.params(state.point), jnp.isneginf(state.log_joint)
         after, inverse = self.m_step(here, state.statistics, state.inverse, data, first)
-        flat, base, rate, leaps = self._propose(state, here, after, data)
-        value, log_likelihood, statistics = self.e_step(self.params(flat), data)
+        flat = ravel_pytree(after)[0]
+        value, log_likelihood, statistics = self.e_step(after, data)
+        rise, finite = value - state.log_joint, jnp.isfinite(value)
         noise = ROUNDING * self.density.rounding(data) * (1 + jnp.abs(value))
-        gain, finite = value - state.log_joint, jnp.isfinite(value)
-        accepted = finite & (gain >= jnp.where(leaps, 0.0, -noise))
-        moved = state._replace(
-            point=flat,
-            log_joint=jnp.maximum(value, state.log_joint),
-            log_likelihood=log_likelihood,
-            statistics=statistics,
-            gain=gain,
-            rate=rate,
-            base=base,
-            inverse=inverse,
-            calm=jnp.where(leaps, state.calm, self._calm(state, gain, rate, tol, noise)),
-            phase=jnp.where((state.phase == 0) & self.accelerate, 1, 0).astype(state.phase.dtype),
+        length = jnp.linalg.norm(flat - state.point)
+        gain, left = _promise(state, rise, length, noise)
+        kept = finite & (rise >= -noise)
+        # Where rises are lost in rounding and moves do not shrink any more, nothing is left to win.
+        still = jnp.where(rise <= noise, state.calm + (length >= state.length), 0)
+        moved = EMState(
+            flat,
+            jnp.maximum(value, state.log_joint),
+            log_likelihood,
+            statistics,
+            inverse,
+            gain,
+            length,
+            left,
+            jnp.where(left < tol / SAFETY, state.calm + 1, still),
+            state.steps,
+            state.stop,
         )
-        refused = state._replace(phase=jnp.full_like(state.phase, 2))
-        new = jax.tree.map(partial(jnp.where, accepted), moved, refused)
+        new = jax.tree.map(partial(jnp.where, kept), moved, state)
         stop = jnp.select(
-            [
-                (new.calm >= 3) | (~accepted & ~leaps & (gain >= -tol)),
-                ~accepted & ~leaps & finite,
-                ~finite & ~leaps,
-                state.steps + 1 >= self.max_steps,
-            ],
-            [CONVERGED, FELL, DEGENERATE, MAX_STEPS],
+            [(kept & (new.calm >= 3)) | (~kept & (rise >= -tol)), finite & ~kept, ~finite],
+            [CONVERGED, FELL, DEGENERATE],
             RUNNING,
         )
-        history = state.history.at[state.steps].set(new.log_joint)
-        return new._replace(stop=stop.astype(jnp.int32), steps=state.steps + 1, history=history)
+        return new._replace(stop=stop.astype(jnp.int32), steps=state.steps + 1)
 
-    def _propose(
-        self, state: EMState, here: Params, after: Params, data: Data
-    ) -> tuple[Any, Any, Any, Any]:
-        """The next point to evaluate, the cycle's base and rate, and whether it is a leap."""
-        flat = ravel_pytree(after)[0]
-        if not self.accelerate:
-            return flat, state.base, state.rate, jnp.array(False)
-        z, z2 = (free(self.density, params, data) for params in (here, after))
-        second = state.phase == 1
-        jump, rate = extrapolate(state.base, z, z2)
-        far = ravel_pytree(constrain(self.density, jump, data))[0]
-        leaps = second & jnp.all(jnp.isfinite(far))
-        return (
-            jnp.where(leaps, far, flat),
-            jnp.where(second, state.base, z),
-            jnp.where(second, rate, state.rate),
-            leaps,
-        )
 
-    def _calm(self, state: EMState, gain: Any, rate: Any, tol: Any, noise: Any) -> Any:
-        """How many plain steps in a row promise less than ``tol`` nats in all that remains.
+def _promise(state: EMState, rise: Any, length: Any, noise: Any) -> tuple[Any, Any]:
+    """The gain of a plain step and an estimate of all that would follow it, in nats (Aitken).
 
-        With geometric convergence at rate c gains shrink by c^2 and sum to gain / (1 - c^2)
-        (Aitken). The rate is read off the path when accelerated, off the last two gains otherwise.
-        """
-        ratio = jnp.clip(gain / jnp.where(state.gain > 0, state.gain, jnp.inf), 0.0, 1.0)
-        shrink = rate**2 if self.accelerate else ratio
-        remaining = gain / jnp.maximum(1 - shrink, 1e-6)
-        small = (remaining < tol) | (gain <= noise)
-        return jnp.where(small & jnp.isfinite(gain), state.calm + 1, 0)
+    With geometric convergence at rate c the moves shrink by c and gains by c^2, so what remains is
+    gain / (1 - c^2). Moves stay accurate where differences of the log joint are lost in rounding;
+    there the gain is continued from the last one that was seen.
+    """
+    shrink = jnp.where(state.length > 0, length / state.length, 0.0) ** 2
+    expected = jnp.where(jnp.isfinite(state.gain), shrink * state.gain, 0.0)
+    gain = jnp.where(length > 0, jnp.where(rise > noise, rise, jnp.minimum(expected, noise)), 0.0)
+    return gain, gain / jnp.clip(1 - shrink, 1e-6, 1.0)
 
 
 @partial(jax.jit, static_argnums=0)
-def run(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) -> Any:
-    """Steps until a stop, or until ``until`` steps have been taken; and the components there."""
-    last = jax.lax.while_loop(
-        lambda s: (s.stop == RUNNING) & (s.steps < until),
-        lambda s: engine.step(s, data, tol),
-        state,
+def advance(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) -> Any:
+    """Plain steps until a stop or until ``until`` steps were taken, at most BLOCK of them.
+
+    Returns the state, the log joint after each step, (BLOCK,), and the components at the state.
+    """
+    began = state.steps
+    last = jnp.minimum(until, began + BLOCK)
+
+    def body(carry: Any) -> Any:
+        state, history = carry
+        new = engine.step(state, data, tol)
+        return new, history.at[state.steps - began].set(new.log_joint)
+
+    history = jnp.zeros(BLOCK, state.log_joint.dtype)
+    state, history = jax.lax.while_loop(
+        lambda carry: (carry[0].stop == RUNNING) & (carry[0].steps < last), body, (state, history)
     )
     density = engine.density
-    leaves = density.leaves(engine.params(last.point), data) if density.family else {}
-    return last, leaves
+    leaves = density.leaves(engine.params(state.point), data) if density.family else {}
+    return state, history, leaves
+
+
+class Probe(NamedTuple):
+    """One pass over the data at unconstrained coordinates: all that the next move needs.
+
+    ``gradient`` of the log joint and ``em_step``, the move that an EM step would make, are (n,).
+    """
+
+    log_joint: Any
+    log_likelihood: jax.Array
+    statistics: Any
+    gradient: Any
+    em_step: Any
+    inverse: jax.Array
+
+    @property
+    def finite(self) -> bool:
+        """Whether a move can start or end here; it cannot on the boundary of a support."""
+        vectors = (self.log_joint, self.gradient, self.em_step)
+        return all(bool(np.isfinite(value).all()) for value in vectors)
+
+
+@partial(jax.jit, static_argnums=0)
+def _probe(engine: Engine, z: Any, inverse: Any, data: Data) -> Probe:
+    density = engine.density
+    params = constrain(density, z, data)
+    log_joint, log_likelihood, statistics = engine.e_step(params, data)
+    # Fisher's identity: at the point that gave the statistics Q has the log joint's gradient.
+    gradient = jax.grad(lambda z: density.expected(constrain(density, z, data), statistics, data))(
+        z
+    )
+    after, inverse = engine.m_step(params, statistics, inverse, data, False)
+    em_step = free(density, after, data) - z
+    return Probe(log_joint, log_likelihood, statistics, gradient, em_step, inverse)
+
+
+def probe(engine: Engine, z: np.ndarray, inverse: Any, data: Data) -> Probe:
+    """The pass at ``z``; what the host needs of it as NumPy."""
+    found = _probe(engine, z, inverse, data)
+    return found._replace(
+        log_joint=np.asarray(found.log_joint),
+        gradient=np.asarray(found.gradient),
+        em_step=np.asarray(found.em_step),
+    )
+
+
+def hasten(
+    engine: Engine, state: EMState, data: Data, tol: float, until: int
+) -> tuple[EMState, list[float]]:
+    """Quasi-Newton moves from ``state`` until a stop or until ``until`` steps were taken.
+
+    Returns the state and the log joint after each pass. Where unconstrained coordinates end (a
+    weight of 0), the state comes back as it was, for plain steps to go on. An interrupt is a stop.
+    """
+    z = np.asarray(to_free(engine.density, engine.params(state.point), data))
+    here = probe(engine, z, state.inverse, data)
+    if not here.finite:
+        return state, []
+    noise = ROUNDING * engine.density.rounding(data) * (1 + abs(float(here.log_joint)))
+    pairs: deque[Pair] = deque(maxlen=MEMORY)
+    history, left = [float(here.log_joint)], np.inf
+    calm, stop = 0, RUNNING
+    try:
+        while int(state.steps) + len(history) < until:
+            before, left = left, remaining(here.gradient, here.em_step, pairs)
+            lost = len(history) > 1 and history[-1] <= history[-2] + noise
+            if left < tol / SAFETY or (lost and left >= before):
+                calm += 1
+            elif not lost:
+                calm = 0
+            if calm == 2:
+                stop = CONVERGED
+                break
+            there = _next(engine, z, here, pairs, data, history, noise)
+            if there is None:
+                break
+            z, here = there
+    except KeyboardInterrupt:
+        stop = INTERRUPTED
+    return _state(engine, state, z, here, len(history), stop, data), history
+
+
+def _next(
+    engine: Engine,
+    z: np.ndarray,
+    here: Probe,
+    pairs: deque[Pair],
+    data: Data,
+    history: list[float],
+    noise: float,
+) -> tuple[np.ndarray, Probe] | None:
+    """Where the quasi-Newton move leads, or the EM step where that falls; None if both fall."""
+    for move in (direction(here.gradient, here.em_step, pairs), here.em_step):
+        there = probe(engine, z + move, here.inverse, data)
+        history.append(max(history[-1], float(there.log_joint)))
+        if there.finite and there.log_joint >= here.log_joint - noise:
+            pair = Pair(move, here.gradient - there.gradient, here.em_step - there.em_step)
+            if pair.curved:
+                pairs.append(pair)
+            return z + move, there
+        pairs.clear()
+    return None
+
+
+def _state(
+    engine: Engine, state: EMState, z: np.ndarray, here: Probe, passes: int, stop: int, data: Data
+) -> EMState:
+    """The state at ``z`` after ``passes`` more E-steps than ``state`` had taken."""
+    params = from_free(engine.density, z, data)
+    inf = np.full_like(here.log_joint, np.inf)
+    return EMState(
+        ravel_pytree(params)[0],
+        here.log_joint,
+        here.log_likelihood,
+        here.statistics,
+        here.inverse,
+        gain=inf,
+        length=inf,
+        left=inf,
+        calm=np.int32(0),
+        steps=np.int32(int(state.steps) + passes),
+        stop=np.int32(stop),
+    )
 
 
 @partial(jax.jit, static_argnums=0)
@@ -187,11 +313,15 @@ def from_params(engine: Engine, params: Params, data: Data) -> EMState:
     return state._replace(
         log_joint=log_joint,
         log_likelihood=log_likelihood,
-        phase=jnp.zeros_like(state.phase),
         steps=jnp.ones_like(state.steps),
         stop=jnp.where(jnp.isfinite(log_joint), RUNNING, DEGENERATE).astype(jnp.int32),
-        history=state.history.at[0].set(log_joint),
     )
+
+
+@partial(jax.jit, static_argnums=0)
+def resp_at(engine: Engine, flat: Any, data: Data) -> jax.Array:
+    """Responsibilities (n, K) at flat params; padding rows may follow."""
+    return engine.density.resp(engine.params(flat), data)
 
 
 @partial(jax.jit, static_argnums=0)

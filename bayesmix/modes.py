@@ -13,13 +13,15 @@ from bayesmix.sweep import whitening
 
 SINGULAR = 1e-10
 SAME = 1e-6
+SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Mode:
     """One optimum of the log joint.
 
-    ``starts`` is how many starts reached it, ``smallest`` the number of rows (sum of
+    ``starts`` is how many starts reached it, ``moves`` how many moves off other modes did;
+    ``smallest`` the number of rows (sum of
     responsibilities) in its smallest cluster; ``reason`` says why it is not ``regular``.
     """
 
@@ -27,6 +29,7 @@ class Mode:
     log_joint: float
     log_likelihood: float
     starts: int
+    moves: int
     smallest: float
     regular: bool
     reason: str
@@ -52,18 +55,28 @@ class Modes(Sequence):
         """A DataFrame with one row per mode."""
         import pandas as pd
 
-        columns = ("log_joint", "log_likelihood", "starts", "smallest", "regular", "reason")
+        columns = (
+            "log_joint",
+            "log_likelihood",
+            "starts",
+            "moves",
+            "smallest",
+            "regular",
+            "reason",
+        )
         return pd.DataFrame(
             [{name: getattr(mode, name) for name in columns} for mode in self.modes],
             columns=list(columns),
         ).rename_axis("mode")
 
     def __repr__(self) -> str:
-        lines = ["mode     log joint  starts  smallest cluster  (regular modes first)"]
-        for number, mode in enumerate(self.modes):
+        lines = ["mode     log joint  starts  moves  smallest cluster  (regular modes first)"]
+        for number, mode in enumerate(self.modes[:SHOWN]):
             note = "" if mode.regular else f"  {mode.reason}"
-            size = f"{mode.smallest:16.1f}"
-            lines.append(f"{number:4d}  {mode.log_joint:12.4f}  {mode.starts:6d}  {size}{note}")
+            found = f"{mode.starts:6d}  {mode.moves:5d}  {mode.smallest:16.1f}"
+            lines.append(f"{number:4d}  {mode.log_joint:12.4f}  {found}{note}")
+        if len(self.modes) > SHOWN:
+            lines.append(f"... and {len(self.modes) - SHOWN} more: .modes.to_frame()")
         return "\n".join(lines)
 
 
@@ -91,6 +104,7 @@ def judge(
         log_joint=log_joint,
         log_likelihood=log_likelihood,
         starts=1,
+        moves=0,
         smallest=float(counts.min()),
         regular=reason == "",
         reason=reason,
@@ -118,13 +132,13 @@ def _degeneracy(
         )
     if degenerate:
         return f"the log joint grows without bound (smallest cluster: {counts[smallest]:.1f} rows)"
-    needed = _rows_needed(mixture)
+    needed = rows_needed(mixture)
     if counts[smallest] < needed:
         return f"cluster {smallest} holds {counts[smallest]:.1f} rows, fewer than {needed}"
     return ""
 
 
-def _rows_needed(mixture: Mixture) -> int:
+def rows_needed(mixture: Mixture) -> int:
     """Rows that a cluster needs for its own parameters: D + 1 for its own covariance matrix."""
     if mixture.components == () or len(mixture.components) > 1:
         return 1
@@ -151,15 +165,17 @@ def _smallest_spread(mixture: Mixture, leaves: dict[str, np.ndarray]) -> np.ndar
         family, data = density_of(mixture).family, data_of(mixture)
     if not family or not family.location_scale:
         return None
-    if "scale_tril" in leaves:
-        scaled = leaves["scale_tril"] / np.asarray(data.rows.scale)[:, None]
-        upper = cached(mixture, "whitening", lambda: whitening(data.rows))
-        if np.linalg.matrix_rank(upper) < upper.shape[0]:
-            return np.zeros(mixture.K)
-        relative = np.linalg.solve(upper.T, scaled)
-        return np.linalg.svd(relative, compute_uv=False).min(-1) ** 2
-    scaled = leaves["scale"].reshape(mixture.K, -1) / np.asarray(data.rows.scale)
-    return (scaled**2).min(1)
+    if "scale_tril" not in leaves:
+        scaled = leaves["scale"].reshape(mixture.K, -1) / np.asarray(data.rows.scale)
+        return (scaled**2).min(1)
+    upper = cached(mixture, "whitening", lambda: whitening(data.rows))
+    scaled = leaves["scale_tril"] / np.asarray(data.rows.scale)[:, None]
+    # A singular matrix has no Cholesky factor; its variance counts as 0.
+    whole = np.isfinite(scaled).all((-2, -1), keepdims=True)
+    if np.linalg.matrix_rank(upper) < upper.shape[0]:
+        return np.zeros(mixture.K)
+    relative = np.linalg.solve(upper.T, np.where(whole, scaled, 0.0))
+    return np.linalg.svd(relative, compute_uv=False).min(-1) ** 2
 
 
 def atlas(modes: Sequence[Mode]) -> Modes:
@@ -170,7 +186,10 @@ def atlas(modes: Sequence[Mode]) -> Modes:
         if twin is None:
             distinct.append(mode)
         else:
-            distinct[twin] = replace(distinct[twin], starts=distinct[twin].starts + mode.starts)
+            known = distinct[twin]
+            distinct[twin] = replace(
+                known, starts=known.starts + mode.starts, moves=known.moves + mode.moves
+            )
     return Modes(tuple(distinct))
 
 

@@ -1,4 +1,4 @@
-"""Where EM begins: a start is a matrix of responsibilities.
+"""Where EM begins, and where it may begin again: both are matrices of responsibilities.
 
 Starts differ on purpose, since each kind misses optima that another finds: k-means++ with Lloyd
 steps, k-means++ seeds as they fall, nearest of K random rows, slices along a random direction, and
@@ -6,65 +6,98 @@ random responsibilities; on columns scaled one by one and on whitened columns in
 assignments are softened, so that no cluster begins on a single point.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.cluster.vq import ClusterError, kmeans2, vq
 
-from bayesmix.program import Mixture
-
 SUBSAMPLE = 4096
 SOFT = 0.05
+FIRM = 0.95
+HAZE = 0.01
 KINDS = ("k-means", "seeds", "slices", "random", "rows", "slices", "seeds", "random")
 LLOYD = {"k-means": 10, "seeds": 1}
 
 
-def starts(mixture: Mixture, rng: np.random.Generator, count: int) -> Iterator[np.ndarray]:
-    """``count`` matrices of responsibilities, (N, K), for the rows of a mixture."""
-    x = np.asarray(mixture.value, np.float64).reshape(mixture.N, -1)
-    coordinates = (_scaled(x), _whitened(x))
-    ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
-    for number in range(count):
-        labels = _labels(coordinates[number // len(KINDS) % 2], mixture.K, rng, number)
+@dataclass(frozen=True)
+class Starts:
+    """Random starts for rows in some coordinates, (n, D) each; ``ordered`` clusters ascend."""
+
+    x: np.ndarray
+    coordinates: tuple[np.ndarray, ...]
+    K: int
+    ordered: bool
+    rng: np.random.Generator
+
+    def start(self, number: int) -> np.ndarray:
+        """Responsibilities (n, K) of start ``number``, which says of what kind it is."""
+        labels = self._labels(self.coordinates[number // len(KINDS) % 2], number)
         if labels is None:
-            yield rng.dirichlet(np.full(mixture.K, 0.2), size=mixture.N)
-            continue
-        if ordered:
-            labels = _by_first_column(labels, x[:, 0], mixture.K)
-        yield soften(labels, mixture.K)
+            return self.rng.dirichlet(np.full(self.K, 0.2), size=len(self.x))
+        return self._in_order(soften(labels, self.K))
+
+    def swap(self, resp: np.ndarray, fewest: int, most: int) -> np.ndarray:
+        """``resp`` (n, K) with one cluster taken away and another grown from a few close rows.
+
+        The rows of the cluster that goes fall to the others; the new one begins as the ``fewest``
+        to ``most`` nearest neighbours of a random row, in one of the coordinates.
+        """
+        gone = int(self.rng.integers(self.K))
+        x = self.coordinates[int(self.rng.integers(len(self.coordinates)))]
+        size = int(np.exp(self.rng.uniform(np.log(fewest), np.log(most + 1))))
+        distance = np.square(x - x[self.rng.integers(len(x))]).sum(1)
+        near = np.argpartition(distance, size - 1)[:size]
+        others = np.delete(resp, gone, axis=1)
+        total = others.sum(1, keepdims=True)
+        others = np.where(total > 1e-8, others / np.maximum(total, 1e-8), 1 / (self.K - 1))
+        new = np.zeros(len(x))
+        new[near] = FIRM
+        moved = np.insert(others * (1 - new[:, None]), gone, new, axis=1)
+        return self._in_order((1 - HAZE) * moved + HAZE / self.K)
+
+    def _labels(self, x: np.ndarray, number: int) -> np.ndarray | None:
+        """Labels of one start, or None for random responsibilities."""
+        kind = KINDS[number % len(KINDS)]
+        distinct = np.unique(x, axis=0)
+        if kind == "random" or len(distinct) < self.K:
+            return None
+        if kind == "slices":
+            return self._slices(x @ self.rng.standard_normal(x.shape[1]))
+        if kind == "rows":
+            return vq(x, self._random_rows(distinct))[0]
+        some = x[self.rng.choice(len(x), min(SUBSAMPLE, len(x)), replace=False)]
+        try:
+            found = kmeans2(
+                some, self.K, iter=LLOYD[kind], minit="++", missing="raise", rng=self.rng
+            )
+            centres = found[0]
+        except ClusterError:
+            centres = self._random_rows(distinct)
+        return vq(x, centres)[0]
+
+    def _random_rows(self, distinct: np.ndarray) -> np.ndarray:
+        return distinct[self.rng.choice(len(distinct), self.K, replace=False)]
+
+    def _slices(self, position: np.ndarray) -> np.ndarray:
+        """Labels by rank along a line, cut at K - 1 random shares."""
+        rank = np.argsort(np.argsort(position)) / len(position)
+        return np.searchsorted(np.sort(self.rng.random(self.K - 1)), rank)
+
+    def _in_order(self, resp: np.ndarray) -> np.ndarray:
+        """For programs with ordered sites: columns such that the clusters' means ascend."""
+        if not self.ordered:
+            return resp
+        return resp[:, np.argsort(resp.T @ self.x[:, 0] / resp.sum(0))]
+
+
+def starts_on(x: np.ndarray, K: int, ordered: bool, rng: np.random.Generator) -> Starts:
+    """Starts for rows ``x`` (n, D), in scaled and in whitened columns."""
+    return Starts(x, (_scaled(x), _whitened(x)), K, ordered, rng)
 
 
 def soften(labels: np.ndarray, K: int) -> np.ndarray:
     """Responsibilities of 1 - SOFT for the label, the rest spread evenly over all clusters."""
     return (1 - SOFT) * np.eye(K)[labels] + SOFT / K
-
-
-def _labels(x: np.ndarray, K: int, rng: np.random.Generator, number: int) -> np.ndarray | None:
-    """Labels of one start, or None for random responsibilities."""
-    kind = KINDS[number % len(KINDS)]
-    distinct = np.unique(x, axis=0)
-    if kind == "random" or len(distinct) < K:
-        return None
-    if kind == "slices":
-        return _slices(x @ rng.standard_normal(x.shape[1]), K, rng)
-    if kind == "rows":
-        return vq(x, _random_rows(distinct, K, rng))[0]
-    some = x[rng.choice(len(x), min(SUBSAMPLE, len(x)), replace=False)]
-    try:
-        centres = kmeans2(some, K, iter=LLOYD[kind], minit="++", missing="raise", rng=rng)[0]
-    except ClusterError:
-        centres = _random_rows(distinct, K, rng)
-    return vq(x, centres)[0]
-
-
-def _random_rows(distinct: np.ndarray, K: int, rng: np.random.Generator) -> np.ndarray:
-    return distinct[rng.choice(len(distinct), K, replace=False)]
-
-
-def _slices(position: np.ndarray, K: int, rng: np.random.Generator) -> np.ndarray:
-    """Labels by rank along a line, cut at K - 1 random shares."""
-    rank = np.argsort(np.argsort(position)) / len(position)
-    return np.searchsorted(np.sort(rng.random(K - 1)), rank)
 
 
 def _scaled(x: np.ndarray) -> np.ndarray:
@@ -78,9 +111,3 @@ def _whitened(x: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(z.T, bias=True)))
     kept = values > 1e-12 * values.max() if values.max() > 0 else np.ones_like(values, bool)
     return z @ (vectors[:, kept] / np.sqrt(np.where(values[kept] > 0, values[kept], 1.0)))
-
-
-def _by_first_column(labels: np.ndarray, x: np.ndarray, K: int) -> np.ndarray:
-    """Rename labels so that the clusters' means ascend, for programs with ordered sites."""
-    means = [x[labels == k].mean() if (labels == k).any() else np.inf for k in range(K)]
-    return np.argsort(np.argsort(means))[labels]

@@ -194,6 +194,16 @@ def _backward(family: Family, statistics: Statistics, g: Any) -> tuple[Any, Any,
 log_likelihood.defvjp(_forward, _backward)
 
 
+def responsibilities_of(family: Family, eta: Any, offset: Any, rows: Rows) -> jax.Array:
+    """Responsibilities (n, K) of the rows, in their order; padding rows follow at the end."""
+    D = rows.z.shape[1]
+    features, used = (family.features, eta) if rows.shared is None else (linear, eta[:, :D])
+    z = jnp.asarray(rows.z)
+    coefficients = jnp.concatenate([offset[:, None], used], axis=1).astype(z.dtype)
+    resp = jax.lax.map(lambda some: jax.nn.softmax(coefficients @ features(some), axis=0).T, z)
+    return resp.reshape(-1, offset.shape[0])
+
+
 def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
     """Statistics under given responsibilities (N, K), for a start at the M-step."""
     chunks, _, size = rows.z.shape

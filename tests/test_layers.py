@@ -31,6 +31,7 @@ ROOMS = (
     "draws",
     "predict",
     "engine",
+    "search",
     "estimate",
     "em",
     "nuts",
