@@ -21,6 +21,7 @@ from bayesmix.program import Mixture, Params
 
 RESPONSIBILITIES_LIMIT = 256e6
 BLOCK = 2**22
+AT_ONCE = 64
 
 
 def evaluate_draws(mixture: Mixture, draws: dict[str, Any]) -> dict[str, Any]:
@@ -96,14 +97,21 @@ def draw_responsibilities(mixture: Mixture, draws: dict[str, Any]) -> np.ndarray
     """Responsibilities alone of draws {site: (S, *shape)}, (S, N, K), in float64.
 
     By the sweep's one matrix product per draw where the family has one, and by the components'
-    own densities where that would cancel. The caller keeps S small enough.
+    own densities where that would cancel. The caller keeps S small enough. Draws are taken 64 at
+    a time, so that any S runs the same compiled function.
     """
+    total = len(next(iter(draws.values())))
+    found = np.empty((total, mixture.N, mixture.K))
     with jax.enable_x64(True):
         density, data = density_of(mixture), data_of(mixture)
         piece, known = row_piece(mixture)
         x = np.asarray(mixture.value).reshape(mixture.N, -1) if density.family else None
-        some = {name: np.asarray(value, np.float64) for name, value in draws.items()}
-        return np.asarray(_responsibilities(density, piece, some, data, known, x))
+        for start in range(0, total, AT_ONCE):
+            rows = np.arange(start, start + AT_ONCE) % total
+            some = {name: np.asarray(value, np.float64)[rows] for name, value in draws.items()}
+            resp = np.asarray(_responsibilities(density, piece, some, data, known, x))
+            found[start : start + AT_ONCE] = resp[: total - start]
+    return found
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import xarray
 
-from bayesmix.relabel import METHODS, assignment, blocks, methods, relabel
+from bayesmix.relabel import assignment, blocks, methods, relabel
 from bayesmix.relabel.assignment import assign
 from bayesmix.relabel.blocks import of_array, of_labels
+from bayesmix.relabel.task import METHODS
 
 BY = {"order": ("loc", "a")}
 

@@ -4,53 +4,33 @@ Only permutations that leave the program's log joint unchanged are considered (a
 `exchangeable` of the tree): an asymmetric prior, a noise component or an ordered site allows fewer
 than K!, perhaps none.
 
-Lives here: `relabel`. `methods` holds the losses, `assignment` the Hungarian algorithm and the
-margins, `blocks` the streaming of responsibilities, `pivot` the point that gives the names,
-`tree` what is read from a DataTree. Does not live here: fitting, and R-hat.
+Lives here: `relabel`. `task` holds the methods, `methods` their losses, `assignment` the Hungarian
+algorithm and the margins, `blocks` the streaming of responsibilities, `pivot` the point that gives
+the names, `tree` what is read from a DataTree, `report` whether names can be trusted. Does not live
+here: fitting, and R-hat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.relabel import methods
-from bayesmix.relabel.assignment import Alignment, Classes, anchored, assign
-from bayesmix.relabel.blocks import Responsibilities, of_tree, sampled_allocations
-from bayesmix.relabel.pivot import Pivot, best_draw, central, pivot_of
+from bayesmix.relabel.assignment import Alignment
+from bayesmix.relabel.task import METHODS, Task
 from bayesmix.relabel.tree import (
     check,
-    classes_of,
     cluster_axes,
     cluster_dim,
     dataset,
-    first_numbers,
     node,
-    numbers_by,
-    observations,
-    parameters,
     permuted,
-    pivot_parameters,
     renamed,
     shape_of,
 )
 
 if TYPE_CHECKING:
     import xarray
-
-METHODS = (
-    "ecr",
-    "ecr-iterative-1",
-    "ecr-iterative-2",
-    "stephens",
-    "data-based",
-    "pra",
-    "order",
-)
 
 
 def relabel(
@@ -96,117 +76,6 @@ def relabel(
         raise ValueError(f'by={by!r} is for method "order" only, not {method!r}')
     task = Task(tree, mixture)
     return applied(task, task.solve(method, by), method)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One tree to be relabelled: what the methods need, each read at most once."""
-
-    tree: xarray.DataTree
-    mixture: Any = None
-
-    @cached_property
-    def draws(self) -> Responsibilities:
-        return of_tree(self.tree, self.mixture)
-
-    @cached_property
-    def K(self) -> int:
-        return int(self.tree.attrs.get("n_clusters", 0)) or self.draws.shape[-1]
-
-    @cached_property
-    def classes(self) -> Classes:
-        return classes_of(self.tree, self.K)
-
-    @cached_property
-    def order(self) -> np.ndarray | None:
-        return first_numbers(self.tree, self.K)
-
-    @cached_property
-    def pivot(self) -> Pivot:
-        return pivot_of(self.tree, self.draws)
-
-    @property
-    def kind(self) -> str:
-        """Where the pivot comes from: "em", "draw" or "central draw"."""
-        stored = dataset(self.tree, "pivot").attrs.get("kind")
-        return str(stored) if stored else "central draw" if best_draw(self.tree) is None else "draw"
-
-    @cached_property
-    def ecr(self) -> tuple[Alignment, np.ndarray]:
-        """ECR's names, and the mean responsibilities under them."""
-        loss = methods.disagreement(self.pivot.resp)
-        return methods.align(self.draws, loss, self.classes, self.order)
-
-    def solve(self, method: str, by: Any = None) -> Alignment:
-        """Names by a method; they are the pivot's, but for "order", which makes its own."""
-        found = self._solve(method, by)
-        if method in ("ecr", "pra", "order"):
-            return found
-        return anchored(found, self.ecr[0].perm, self.classes)
-
-    def _solve(self, method: str, by: Any) -> Alignment:
-        if method == "ecr":
-            return self.ecr[0]
-        if method == "order":
-            cost = methods.rank_cost(numbers_by(self.tree, by, self.K), self.classes)
-            return assign(cost, self.classes)
-        if method == "pra":
-            return self._pra()
-        if method == "data-based":
-            return self._data_based()
-        if method == "stephens":
-            return self._settled(self.draws, methods.surprise)
-        if method == "ecr-iterative-2":
-            return self._settled(self.draws, methods.outvoted)
-        votes = sampled_allocations(self.tree) or self.draws.voted()
-        return self._settled(votes, methods.outvoted)
-
-    def _settled(
-        self, draws: Responsibilities, loss_of: Callable[[np.ndarray], np.ndarray]
-    ) -> Alignment:
-        """The cheaper of two descents, from the pivot's names and from a central draw's."""
-
-        def align(loss: np.ndarray) -> tuple[Alignment, np.ndarray]:
-            return methods.align(draws, loss, self.classes, self.order)
-
-        def descend(mean: np.ndarray) -> Alignment:
-            return methods.alternate(lambda mean: align(loss_of(mean)), mean)
-
-        here, mean = align(methods.disagreement(self.pivot.resp))
-        found = descend(mean)
-        there, mean = align(methods.disagreement(central(draws).resp))
-        if np.array_equal(anchored(there, here.perm, self.classes).perm, here.perm):
-            return found
-        return min(found, descend(mean), key=lambda one: float(one.cost.sum()))
-
-    def _data_based(self) -> Alignment:
-        found = methods.moments(self.draws, observations(self.tree, self.draws.shape[1]))
-
-        def step(perm: np.ndarray) -> tuple[Alignment, np.ndarray]:
-            cost = methods.data_distance(found, *methods.centres(found, perm))
-            names = assign(cost, self.classes, self.order)
-            return names, names.perm
-
-        return methods.alternate(step, self.ecr[0].perm)
-
-    def _pra(self) -> Alignment:
-        values = parameters(self.tree, self.K)
-        pivot = self._pivot_parameters(values)
-
-        def step(scale: np.ndarray) -> tuple[Alignment, np.ndarray]:
-            cost = methods.parameter_distance(values, pivot, scale)
-            names = assign(cost, self.classes, self.order)
-            return names, methods.spread_within(values, names.perm)
-
-        start = values.std(axis=(0, 1))
-        return methods.alternate(step, np.where(start > 0, start, 1.0))
-
-    def _pivot_parameters(self, values: np.ndarray) -> np.ndarray:
-        stored = pivot_parameters(self.tree, self.K)
-        if stored is not None:
-            return stored
-        best = best_draw(self.tree)
-        return np.asarray(values[self.pivot.draw if best is None else best])
 
 
 def applied(task: Task, found: Alignment, method: str) -> xarray.DataTree:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,8 +48,9 @@ class Responsibilities:
         return self.weights / (total if total > 0 else 1.0)
 
     def voted(self) -> Responsibilities:
-        """Every observation wholly in its most probable cluster, draw by draw."""
-        return replace(self, of=lambda some: np.eye(self.shape[-1])[self.of(some).argmax(-1)])
+        """Every observation wholly in its most probable cluster; the labels are kept."""
+        labels = [block.argmax(-1).astype(np.int16) for _, block in self.blocks()]
+        return of_labels(np.concatenate(labels), self.shape[-1], self.weights)
 
 
 def of_array(resp: np.ndarray, weights: np.ndarray | None = None) -> Responsibilities:

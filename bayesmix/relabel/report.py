@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.relabel import METHODS, Task, methods
+from bayesmix.relabel import methods
 from bayesmix.relabel.assignment import Classes, anchored, margins
+from bayesmix.relabel.task import METHODS, Task
 from bayesmix.relabel.tree import check, cluster_axes, has_numbers, shape_of
 
 if TYPE_CHECKING:
