@@ -1,9 +1,9 @@
 """EM's uncertainty by the weighted likelihood bootstrap: EM again and again on reweighted rows.
 
 Each replicate maximises log prior + sum_n w_n log f(x_n) with random row weights w, from EM's mode
-on. Replicates are lanes of one compiled loop. A lane is brought close by a few steps with the
-inverse information at the mode, and finished by EM itself, whose stop decides; lanes that need
-longer are gathered and go on together, so that few wait for the slowest.
+on. Replicates are lanes of one compiled loop. A lane is brought close by quasi-Newton steps that
+begin with the inverse information at the mode, and finished by EM itself, whose stop decides; lanes
+that need longer are gathered and go on together, so that few wait for the slowest.
 """
 
 import time
@@ -25,6 +25,7 @@ from bayesmix.engine import CONVERGED, DEGENERATE, RUNNING, Engine, from_params
 from bayesmix.estimate import EMResult
 from bayesmix.modes import judge
 from bayesmix.mstep import plan_for
+from bayesmix.mstep.ascent import climb
 from bayesmix.program import Mixture, Params
 from bayesmix.relabel.blocks import Responsibilities
 from bayesmix.relabel.methods import align, disagreement
@@ -33,7 +34,7 @@ from bayesmix.symmetry import exchangeable, permute_draws
 WEIGHTS = ("dirichlet", "multinomial")
 LANES = 32
 CELLS = 2**22
-CHORDS = 6
+TRIES = 150
 FIRST_STEPS = 16
 TOL = 1e-6
 
@@ -149,14 +150,14 @@ class Ended(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def _lanes(
-    engine: Engine, params: Params, factors: Any, data: Data, near: Any, chords: Any, until: Any
+    engine: Engine, params: Params, factors: Any, data: Data, near: Any, tries: Any, until: Any
 ) -> Ended:
     """EM on every lane's own row weights, at most ``until`` steps from its own params."""
 
     def one(params: Params, factor: jax.Array) -> Ended:
         density = engine.density
         own = density.reweighted(data, factor)
-        begin = _approach(density, params, own, near, chords)
+        begin = _approach(density, params, own, near, tries)
         state = jax.lax.while_loop(
             lambda state: (state.stop == RUNNING) & (state.steps < until),
             lambda state: engine.step(state, own, TOL),
@@ -177,25 +178,16 @@ def _lanes(
     return jax.vmap(one)(params, factors)
 
 
-def _approach(density: Density, params: Params, data: Data, near: Any, chords: Any) -> Params:
-    """``chords`` steps of Newton with the fixed inverse information ``near``, while they rise."""
+def _approach(density: Density, params: Params, data: Data, near: Any, tries: Any) -> Params:
+    """Quasi-Newton steps on the log joint, begun with the inverse information at the mode."""
 
     def height(z: jax.Array) -> jax.Array:
         return density.log_joint(constrain(density, z, data), data)
 
-    def chord(_: Any, carry: Any) -> Any:
-        z, value, gradient = carry
-        there = z + near @ gradient
-        value_there, gradient_there = jax.value_and_grad(height)(there)
-        rises = value_there > value
-        gradient = jnp.where(rises, gradient_there, gradient / 2)
-        return jnp.where(rises, there, z), jnp.where(rises, value_there, value), gradient
-
-    start = free(density, params, data)
-    begin = (start, *jax.value_and_grad(height)(start))
-    z, value, _ = jax.lax.fori_loop(0, chords, chord, begin)
-    moved = constrain(density, z, data)
-    return {name: jnp.where(value > begin[1], moved[name], params[name]) for name in params}
+    z = free(density, params, data)
+    last = climb(jax.value_and_grad(height), z, near, tries)
+    moved, stayed = constrain(density, last.z, data), jnp.all(last.z == z)
+    return {name: jnp.where(stayed, value, moved[name]) for name, value in params.items()}
 
 
 def _replicates(em: EMResult, seeds: Sequence[Any], weights: str) -> Ended:
@@ -208,7 +200,7 @@ def _replicates(em: EMResult, seeds: Sequence[Any], weights: str) -> Ended:
     engine = Engine(density, plan_for(mixture))
     base = row_weights(mixture)
     size = int(np.clip(CELLS // base.size, 1, LANES))
-    near, chords = _inverse_information(mixture, em.params)
+    near, tries = _inverse_information(mixture, em.params)
     ended: dict[int, Any] = {}
     begin = dict.fromkeys(range(len(seeds)), em.params)
     until, taken = FIRST_STEPS, 0
@@ -216,7 +208,7 @@ def _replicates(em: EMResult, seeds: Sequence[Any], weights: str) -> Ended:
         for batch in _batches(sorted(begin), size):
             params = {n: np.stack([begin[i][n] for i in batch]) for n in mixture.sites}
             factors = np.stack([_factors(seeds[i], base, weights) for i in batch])
-            found = _lanes(engine, params, factors, data, near, chords, until)
+            found = _lanes(engine, params, factors, data, near, tries, until)
             found = jax.tree.map(np.asarray, found)
             for lane, number in enumerate(batch):
                 ended[number] = jax.tree.map(lambda value: value[lane], found)  # noqa: B023
@@ -226,7 +218,7 @@ def _replicates(em: EMResult, seeds: Sequence[Any], weights: str) -> Ended:
             for number in begin
             if ended[number].stop == RUNNING and taken < most
         }
-        until, chords = 4 * until, 0
+        until, tries = 4 * until, 0
     return jax.tree.map(lambda *values: np.stack(values), *(ended[i] for i in sorted(ended)))
 
 
@@ -250,9 +242,9 @@ def _factors(seed: np.random.SeedSequence, base: np.ndarray, weights: str) -> np
 
 
 def _inverse_information(mixture: Mixture, params: Params) -> tuple[np.ndarray, int]:
-    """Inverse information in unconstrained coordinates, and how many steps to take with it.
+    """Inverse information in unconstrained coordinates, and how many points to try with it.
 
-    No step where it is not positive definite or the mode lies on the boundary of a support.
+    None where it is not positive definite or the mode lies on the boundary of a support.
     """
     z = free_vector(mixture, params)
     if np.isfinite(z).all():
@@ -261,7 +253,7 @@ def _inverse_information(mixture: Mixture, params: Params) -> tuple[np.ndarray, 
             curvature, axes, units = found.principal()
             if curvature.min() > SMALLEST:
                 factor = units[:, None] * axes / np.sqrt(curvature)
-                return factor @ factor.T, CHORDS
+                return factor @ factor.T, TRIES
     return np.zeros((z.size, z.size)), 0
 
 
