@@ -1,7 +1,7 @@
 """Densities of many posterior draws at once, in blocks of bounded memory."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,16 +38,16 @@ def evaluate_draws(mixture: Mixture, draws: dict[str, Any]) -> dict[str, Any]:
     flat = {n: np.asarray(v, np.float64).reshape(total, *v.shape[2:]) for n, v in draws.items()}
     keep = total * mixture.N * mixture.K * 8 <= RESPONSIBILITIES_LIMIT
     block = max(1, min(total, BLOCK // (mixture.N * mixture.K)))
-    parts, mean = [], np.zeros((*mixture.rows, mixture.K))
+    parts, mean = [], np.zeros((mixture.N, mixture.K))
     with jax.enable_x64(True):
         density, data = density_of(mixture), data_of(mixture)
-        piece, known = row_piece(mixture)
+        piece, rows = _rowwise(mixture)
         weights = _weights_piece(mixture)
         for start in range(0, total, block):
             some = {name: value[start : start + block] for name, value in flat.items()}
             size = min(block, total - start)
             some = {n: np.concatenate([v, v[:1].repeat(block - size, 0)]) for n, v in some.items()}
-            part = _many(density, piece, weights[0], some, data, known, weights[1])
+            part = _many(density, piece, weights[0], some, data, rows, weights[1])
             part = jax.tree.map(lambda value: np.asarray(value)[:size], part)  # noqa: B023
             mean += part["responsibilities"].sum(0) / total
             if not keep:
@@ -55,7 +55,10 @@ def evaluate_draws(mixture: Mixture, draws: dict[str, Any]) -> dict[str, Any]:
             parts.append(part)
     stacked = jax.tree.map(lambda *values: np.concatenate(values), *parts)
     result = jax.tree.map(lambda value: value.reshape(*lead, *value.shape[1:]), stacked)
-    return result | {"mean_responsibilities": mean}
+    for name, tail in (("log_likelihood", ()), ("responsibilities", (mixture.K,))):
+        if result[name] is not None:
+            result[name] = result[name].reshape(*lead, *mixture.rows, *tail)
+    return result | {"mean_responsibilities": mean.reshape(*mixture.rows, mixture.K)}
 
 
 def _weights_piece(mixture: Mixture) -> tuple[Piece, list[Any]]:
@@ -66,6 +69,61 @@ def _weights_piece(mixture: Mixture) -> tuple[Piece, list[Any]]:
     return cached(mixture, "weights", make)
 
 
+class Rowwise(NamedTuple):
+    """What the rows' densities need of one mixture's data.
+
+    known : for the program's own arithmetic. x : (N, D) values where the family has a sweep, else
+    None. weights : (N,) of the rows, or None.
+    """
+
+    known: list[Any]
+    x: Any
+    weights: Any
+
+
+def _rowwise(mixture: Mixture) -> tuple[Piece, Rowwise]:
+    piece, known = row_piece(mixture)
+    N, family = mixture.N, density_of(mixture).family
+    x = np.asarray(mixture.value, np.float64).reshape(N, -1) if family else None
+    weights = mixture.weights
+    return piece, Rowwise(
+        known, x, None if weights is None else np.broadcast_to(weights, mixture.rows).reshape(N)
+    )
+
+
+def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:
+    """Function of params: weighted log density (N,) and responsibilities (N, K) of the rows.
+
+    By the sweep's one matrix product where the family has one; by the components' own densities
+    where that would cancel.
+    """
+
+    def by_components(params: Params) -> tuple[jax.Array, jax.Array]:
+        pointwise, resp = by_row(piece, params, rows.known)
+        return pointwise.reshape(-1), resp.reshape(-1, density.K)
+
+    family = density.family
+    if family is None:
+        return by_components
+    z = ((rows.x - data.rows.shift) / data.rows.scale).T
+    features = family.features(z)
+    base = family.base(z) - jnp.log(data.rows.scale).sum()
+
+    def by_sweep(params: Params) -> tuple[jax.Array, jax.Array]:
+        eta, offset = density.natural(params, data)
+        score = (jnp.concatenate([offset[:, None], eta], axis=1) @ features).T
+        total = jax.nn.logsumexp(score, -1)
+        value = base + total
+        if rows.weights is not None:
+            value = jnp.where(rows.weights > 0, rows.weights * value, 0.0)
+        return value, jnp.exp(score - total[:, None])
+
+    def by_either(params: Params) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.cond(density.cancels(params, data), by_components, by_sweep, params)
+
+    return by_either if family.location_scale else by_sweep
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _many(
     density: Density,
@@ -73,12 +131,14 @@ def _many(
     weights: Piece,
     draws: Params,
     data: Data,
-    known: list[Any],
+    rows: Rowwise,
     weights_known: list[Any],
 ) -> dict[str, Any]:
+    of_rows = _by_row(density, piece, data, rows)
+
     def one(params: Params) -> dict[str, Any]:
         terms = density.terms(params, data)
-        pointwise, resp = by_row(piece, params, known)
+        pointwise, resp = of_rows(params)
         shares = jnp.exp(weights(weights.nodes, params, weights_known))
         entropy = -jnp.sum(jax.scipy.special.xlogy(resp, resp), -1)
         return {
@@ -96,43 +156,25 @@ def _many(
 def draw_responsibilities(mixture: Mixture, draws: dict[str, Any]) -> np.ndarray:
     """Responsibilities alone of draws {site: (S, *shape)}, (S, N, K), in float64.
 
-    By the sweep's one matrix product per draw where the family has one, and by the components'
-    own densities where that would cancel. The caller keeps S small enough. Draws are taken 64 at
-    a time, so that any S runs the same compiled function.
+    The caller keeps S small enough. Draws are taken 64 at a time, so that any S runs the same
+    compiled function.
     """
     total = len(next(iter(draws.values())))
     found = np.empty((total, mixture.N, mixture.K))
     with jax.enable_x64(True):
         density, data = density_of(mixture), data_of(mixture)
-        piece, known = row_piece(mixture)
-        x = np.asarray(mixture.value).reshape(mixture.N, -1) if density.family else None
+        piece, rows = _rowwise(mixture)
         for start in range(0, total, AT_ONCE):
-            rows = np.arange(start, start + AT_ONCE) % total
-            some = {name: np.asarray(value, np.float64)[rows] for name, value in draws.items()}
-            resp = np.asarray(_responsibilities(density, piece, some, data, known, x))
+            few = np.arange(start, start + AT_ONCE) % total
+            some = {name: np.asarray(value, np.float64)[few] for name, value in draws.items()}
+            resp = np.asarray(_responsibilities(density, piece, some, data, rows))
             found[start : start + AT_ONCE] = resp[: total - start]
     return found
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _responsibilities(
-    density: Density, piece: Piece, draws: Params, data: Data, known: list[Any], x: Any
+    density: Density, piece: Piece, draws: Params, data: Data, rows: Rowwise
 ) -> jax.Array:
-    def by_components(params: Params) -> jax.Array:
-        return by_row(piece, params, known)[1].reshape(-1, density.K)
-
-    family = density.family
-    if family is None:
-        return jax.lax.map(by_components, draws)
-    features = family.features(((x - data.rows.shift) / data.rows.scale).T)
-
-    def by_sweep(params: Params) -> jax.Array:
-        eta, offset = density.natural(params, data)
-        score = jnp.concatenate([offset[:, None], eta], axis=1) @ features
-        return jax.nn.softmax(score.T, axis=-1)
-
-    def by_either(params: Params) -> jax.Array:
-        cancels = density.cancels(params, data)
-        return jax.lax.cond(cancels, by_components, by_sweep, params)
-
-    return jax.lax.map(by_either if family.location_scale else by_sweep, draws)
+    of_rows = _by_row(density, piece, data, rows)
+    return jax.lax.map(lambda params: of_rows(params)[1], draws)

@@ -129,5 +129,8 @@ def test_without_freedom_there_is_nothing_to_judge():
 
 
 def test_it_needs_draws():
+    point = bm.adopt(responsibilities=np.full((1, 1, 5, 2), 0.5))
+    with pytest.raises(ValueError, match="the tree holds one point"):
+        bm.label_report(point)
     with pytest.raises(ValueError, match="needs a DataTree, not ndarray"):
         bm.label_report(np.zeros((3, 4)))

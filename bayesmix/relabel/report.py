@@ -92,10 +92,16 @@ def label_report(tree: xarray.DataTree, *, by: Any = None, mixture: Any = None) 
     the other on average (directly estimated misclassification, Hennig 2010), or where more than 5 %
     of the draws are near a tie between the two.
 
+    Raises ValueError for a single point (EM), and where `relabel` does.
     Sources: margins as probabilities of permutations, Sperrin, Jaki and Wit (2010), Stat. Comput.
     20, 357-366; merging, Hennig (2010), Adv. Data Anal. Classif. 4, 3-34, section 3.2.3.
     """
     check(tree)
+    if int(np.prod(shape_of(tree))) == 1:
+        raise ValueError(
+            "the tree holds one point, whose names nothing can confirm or contradict: give draws, "
+            "for example of bm.NUTS"
+        )
     task = Task(tree, mixture)
     names = _names(task, by)
     first = next(iter(names.values()))
