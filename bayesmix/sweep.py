@@ -231,7 +231,7 @@ def whitening(rows: Rows) -> np.ndarray:
     """
     w = np.asarray(rows.weights, np.float64)
     total = w.sum()
-    mean = sum(z @ part for z, part in zip(rows.z, w, strict=True)) / total
+    mean = sum(z @ part for z, part in zip(np.asarray(rows.z), w, strict=True)) / total
     upper = np.zeros((0, len(mean)))
     for start in range(0, len(w), 64):
         z = np.moveaxis(np.asarray(rows.z[start : start + 64], np.float64), 1, 2)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from bayesmix.families import Leaves, family, linear
+from bayesmix.families import Leaves, family, linear, taken
 
 
 @family(dist.MultivariateNormal)
@@ -19,7 +19,7 @@ class MultivariateNormal:
         """Products of the pairs of (1, x): one gather, which the compiler fuses with them."""
         one_and_z = linear(z)
         i, j = np.triu_indices(len(one_and_z))
-        return one_and_z[i] * one_and_z[j]
+        return taken(one_and_z, i) * taken(one_and_z, j)
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         loc, scale_tril = leaves["loc"], leaves["scale_tril"]
@@ -32,9 +32,10 @@ class MultivariateNormal:
         precision = jnp.einsum("kai,kaj->kij", whiten, whiten)
         white_loc = jnp.einsum("kai,ki->ka", whiten, loc)
         linear = jnp.einsum("kai,ka->ki", whiten, white_loc)
-        log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(-1)
+        log_det = jnp.log((scale_tril * np.eye(D)).sum(-1)).sum(-1)
         normaliser = 0.5 * (white_loc**2).sum(-1) + log_det + 0.5 * D * np.log(2 * np.pi)
-        return jnp.concatenate([linear, -half * precision[:, i, j]], axis=1), normaliser
+        pairs = taken(precision.reshape(-1, D * D).T, i * D + j).T
+        return jnp.concatenate([linear, -half * pairs], axis=1), normaliser
 
     def base(self, z: jax.Array) -> jax.Array:
         return jnp.zeros(z.shape[1:], z.dtype)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.families import taken
 from bayesmix.mstep.rules import Context, Target, rule
 
 
@@ -24,9 +25,10 @@ def _scatter(context: Context) -> jax.Array:
     rows = context.data.rows
     D = rows.shift.shape[0]
     first = features[:, :D]
-    i, j = np.triu_indices(D)
-    second = jnp.zeros((first.shape[0], D, D), features.dtype)
-    second = second.at[:, i, j].set(features[:, D:]).at[:, j, i].set(features[:, D:])
+    pair = np.zeros((D, D), int)
+    pair[np.triu_indices(D)] = D + np.arange(D * (D + 1) // 2)
+    pair = np.maximum(pair, pair.T)
+    second = taken(features.T, pair.ravel()).T.reshape(-1, D, D)
     m = (context.leaves()["loc"] - rows.shift) / rows.scale
     cross = jnp.einsum("ki,kj->kij", m, first)
     about = second - cross - cross.mT + jnp.einsum("k,ki,kj->kij", mass, m, m)
