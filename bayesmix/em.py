@@ -143,7 +143,7 @@ class EM:
         finite = [each for each in runs if np.isfinite(each.mode.log_joint)]
         if not finite:
             raise ValueError(_nowhere(mixture))
-        modes = atlas([each.mode for each in finite])
+        modes = atlas([each.mode for each in finite], mixture)
         best = modes[0]
         found = next(each for each in finite if each.mode.params is best.params)
         notes = [*boundedness(mixture)]

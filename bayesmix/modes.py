@@ -1,7 +1,9 @@
 """The atlas of optima: what the starts reached, which optima are distinct, which can be trusted."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,6 +16,8 @@ from bayesmix.sweep import whitening
 SINGULAR = 1e-10
 SAME = 1e-6
 SHOWN = 12
+WEIGHED = 8  # modes whose evidence is taken
+AFFORDABLE = 2e9  # and the work that may cost: rows x clusters x columns x passes
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Modes(Sequence):
     """Distinct modes, regular ones first, each group by falling log joint."""
 
     modes: tuple[Mode, ...]
+    mixture: Mixture
 
     def __getitem__(self, index: Any) -> Any:
         return self.modes[index]
@@ -52,22 +57,33 @@ class Modes(Sequence):
         return iter(self.modes)
 
     def to_frame(self) -> Any:
-        """A DataFrame with one row per mode."""
+        """A DataFrame with one row per mode.
+
+        ``log_evidence`` (nats, one copy of each mode) and ``condition`` (of the Hessian) are
+        Laplace's, at the mode over unconstrained coordinates: a mode that is higher than another
+        but holds less evidence is the narrower one. They are taken here, when asked for: of the
+        first regular modes, as many as some seconds allow; NaN for the others.
+        """
         import pandas as pd
 
-        columns = (
-            "log_joint",
-            "log_likelihood",
-            "starts",
-            "moves",
-            "smallest",
-            "regular",
-            "reason",
-        )
-        return pd.DataFrame(
+        columns = [each.name for each in fields(Mode) if each.name not in ("params", "counts")]
+        frame = pd.DataFrame(
             [{name: getattr(mode, name) for name in columns} for mode in self.modes],
-            columns=list(columns),
+            columns=columns,
         ).rename_axis("mode")
+        weighed = self._evidences + [(np.nan, np.nan)] * (len(self) - len(self._evidences))
+        frame["log_evidence"], frame["condition"] = zip(*weighed, strict=True)
+        return frame
+
+    @cached_property
+    def _evidences(self) -> list[tuple[float, float]]:
+        from bayesmix.laplace import log_evidence
+
+        mixture = self.mixture
+        n = sum(math.prod(site.shape) for site in mixture.sites.values())
+        cost = 6 * n * mixture.N * mixture.K * math.prod(mixture.event_shape)
+        count = min(sum(mode.regular for mode in self.modes), WEIGHED, int(AFFORDABLE / cost))
+        return [log_evidence(mixture, mode.params)[:2] for mode in self.modes[:count]]
 
     def __repr__(self) -> str:
         lines = ["mode     log joint  starts  moves  smallest cluster  (regular modes first)"]
@@ -178,7 +194,7 @@ def _smallest_spread(mixture: Mixture, leaves: dict[str, np.ndarray]) -> np.ndar
     return np.linalg.svd(relative, compute_uv=False).min(-1) ** 2
 
 
-def atlas(modes: Sequence[Mode]) -> Modes:
+def atlas(modes: Sequence[Mode], mixture: Mixture) -> Modes:
     """Distinct modes of many runs: equal log joint and equal cluster sizes count as one."""
     distinct: list[Mode] = []
     for mode in sorted(modes, key=lambda m: (not m.regular, -m.log_joint)):
@@ -190,7 +206,7 @@ def atlas(modes: Sequence[Mode]) -> Modes:
             distinct[twin] = replace(
                 known, starts=known.starts + mode.starts, moves=known.moves + mode.moves
             )
-    return Modes(tuple(distinct))
+    return Modes(tuple(distinct), mixture)
 
 
 def _same(a: Mode, b: Mode) -> bool:

@@ -185,7 +185,7 @@ def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> It
         return
     n = len(starts.x)
     fewest = min(rows_needed(scout.mixture) + 1, n)
-    agreed = len(atlas([run.mode for run in runs])) == 1
+    agreed = len(atlas([run.mode for run in runs], scout.mixture)) == 1
     patience = np.clip(EFFORT / n, *MOVES) * restarts / USUAL / (4 if agreed else 1)
     resp, idle = scout.resp(best, n), 0
     while idle < patience:
@@ -206,7 +206,7 @@ def _carried(climber: Climber, runs: list[Run]) -> list[Run]:
 
     All take a few steps; those that even then promise less than the best has are left there.
     """
-    modes = atlas([run.mode for run in runs])[:CARRIED]
+    modes = atlas([run.mode for run in runs], climber.mixture)[:CARRIED]
     begun = []
     for mode in modes:
         state, first = climber.resume(mode.params)
