@@ -172,7 +172,7 @@ def search(
         for run in _moves(scout, starts, runs, restarts):
             runs.append(run._replace(mode=replace(run.mode, starts=0, moves=1)))
     except KeyboardInterrupt:
-        if not runs:
+        if not any(np.isfinite(run.mode.log_joint) for run in runs):
             raise
         climber = replace(climber, max_steps=1)
     return runs if whole else _carried(climber, runs)

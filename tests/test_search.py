@@ -1,0 +1,209 @@
+"""Acceleration, stopping rule and search: against algebra, longer runs and wider searches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bayesmix as bm
+from bayesmix import search
+from bayesmix.accelerate import MEMORY, Pair, direction, remaining
+from bayesmix.density import data_of, density_of, log_joint, sample_of
+from bayesmix.engine import RUNNING, Engine, advance, from_params
+from bayesmix.mstep import plan_for
+
+# ------------------------------------------------------------------------- the quasi-Newton moves
+
+
+@pytest.fixture
+def quadratic():
+    """Curvatures of a log joint H and of its complete data B > H, and moves with their pairs."""
+    rng = np.random.default_rng(0)
+    n = 7
+    root = rng.standard_normal((n, n))
+    H = root @ root.T + np.eye(n)
+    P = np.linalg.inv(H + np.diag(rng.uniform(0, 40, n)))
+    moves = rng.standard_normal((MEMORY, n))
+    return H, P, [Pair(s, H @ s, P @ H @ s) for s in moves], rng.standard_normal(n)
+
+
+def test_the_recursion_is_the_dense_bfgs_update(quadratic):
+    H, P, pairs, z = quadratic
+    W, one = P, np.eye(len(z))
+    for s, y, _ in pairs:
+        rho = 1 / (s @ y)
+        left = one - rho * np.outer(s, y)
+        W = left @ W @ left.T + rho * np.outer(s, s)
+    gradient = -H @ z
+    assert direction(gradient, P @ gradient, pairs) == pytest.approx(W @ gradient, rel=1e-9)
+
+
+def test_without_pairs_the_move_is_the_em_step(quadratic):
+    H, P, _, z = quadratic
+    assert direction(-H @ z, P @ -H @ z, []) == pytest.approx(P @ -H @ z, rel=1e-15)
+
+
+def test_what_remains_is_bounded_from_above(quadratic):
+    """With pairs along the eigenvectors of P H the slowest one is known, and the bound holds."""
+    H, P, _, z = quadratic
+    axes = np.linalg.eig(P @ H)[1].real.T
+    pairs = [Pair(s, H @ s, P @ H @ s) for s in axes]
+    gradient = -H @ z
+    gain = 0.5 * z @ H @ z
+    bound = remaining(gradient, P @ gradient, pairs)
+    speeds = [pair.speed for pair in pairs]
+    assert min(speeds) == pytest.approx(np.linalg.eigvals(P @ H).real.min(), rel=1e-9)
+    assert gain * (1 - 1e-9) <= bound
+    assert bound <= gain / min(speeds)
+
+
+# ------------------------------------------------------------------------------- the stopping rule
+
+
+def _overlapping(seed=0):
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(0, 1, 500), rng.normal(2, 1.5, 500), rng.normal(5, 0.7, 200)])
+
+
+SLOW = {
+    "overlapping": lambda: (bm.models.gaussian(3), _overlapping()),
+    "faithful, one cluster too many": lambda: (bm.models.gaussian(3), bm.datasets.load_faithful()),
+    "counts": lambda: (
+        bm.models.poisson(3),
+        np.random.default_rng(1).poisson(np.repeat([2.0, 5.0, 8.0], 300)),
+    ),
+}
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+@pytest.mark.parametrize("name", SLOW)
+def test_a_thousand_more_steps_gain_less_than_tol(name, accelerate):
+    program, x = SLOW[name]()
+    em = bm.EM(program, restarts=2, accelerate=accelerate, max_steps=20_000, progress_bar=False)
+    em = em.run(jax.random.key(0), x)
+    assert em.converged
+    with jax.enable_x64(True):
+        engine = Engine(density_of(em.mixture), plan_for(em.mixture))
+        data = data_of(em.mixture)
+        state = from_params(engine, {n: jnp.asarray(v) for n, v in em.params.items()}, data)
+        for _ in range(1000 // 100):
+            state = state._replace(stop=np.int32(RUNNING), calm=np.int32(0))
+            state = advance(engine, state, data, 0.0, int(state.steps) + 100)[0]
+    assert float(state.log_joint) - em.log_joint <= 1e-9
+
+
+def test_moves_take_fewer_passes_and_never_fall():
+    program, x = SLOW["overlapping"]()
+    plain, fast = (
+        bm.EM(program, accelerate=accelerate, max_steps=20_000, progress_bar=False).run(
+            jax.random.key(0), x, init_resp=np.random.default_rng(2).dirichlet(np.ones(3), len(x))
+        )
+        for accelerate in (False, True)
+    )
+    assert fast.log_joint >= plain.log_joint - 1e-9
+    assert fast.steps < plain.steps
+    assert len(fast.history) == fast.steps
+    rounding = 64 * np.finfo(float).eps * (1 + abs(fast.log_joint))
+    assert (np.diff(fast.history) >= -rounding).all()
+    assert fast.history[-1] == pytest.approx(fast.log_joint, abs=rounding)
+
+
+# -------------------------------------------------------------------------------------- the search
+
+# mclust's prior, full covariance. The best of 1500 starts and 6000 moves from random seeds; the
+# published MAP for K=3 (references/ml/map_iris_G3.json) is -173.8402 with its constant.
+IRIS = {3: -169.476988, 4: -119.020176}
+
+
+@pytest.mark.parametrize("K", IRIS)
+def test_every_seed_finds_the_best_regular_mode_of_iris(K):
+    x = bm.datasets.load_iris().iloc[:, :4]
+    em = bm.EM(bm.models.gaussian(K, prior="mclust"), progress_bar=False)
+    for seed in range(20):
+        found = em.run(jax.random.key(seed), x)
+        assert found.log_joint == pytest.approx(IRIS[K], abs=1e-5), seed
+        assert found.modes[0].regular
+        assert all(mode.reason for mode in found.modes if not mode.regular)
+
+
+def test_large_data_are_searched_on_a_sample_and_finished_on_all_rows():
+    rng = np.random.default_rng(3)
+    centres = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
+    x = centres[rng.integers(3, size=9000)] + rng.standard_normal((9000, 2))
+    em = bm.EM(bm.models.gaussian(3), progress_bar=False).run(jax.random.key(0), x)
+    truth = bm.EM(bm.models.gaussian(3), progress_bar=False).run(
+        jax.random.key(0), x, init_resp=np.eye(3)[((x[:, None] - centres) ** 2).sum(-1).argmin(1)]
+    )
+    assert em.converged
+    assert em.log_joint == pytest.approx(truth.log_joint, abs=1e-8)
+    with jax.enable_x64(True):
+        assert float(log_joint(em.mixture, em.params)) == pytest.approx(em.log_joint, rel=1e-12)
+
+
+def test_a_sample_weighs_as_much_as_all_rows():
+    x = np.random.default_rng(4).standard_normal((9000, 2))
+    mixture = bm.trace(bm.models.gaussian(2), x)
+    with jax.enable_x64(True):
+        rows, data, whole = sample_of(
+            mixture, data_of(mixture), search.SCOUT, np.random.default_rng(0)
+        )
+    assert not whole
+    assert rows.shape == (search.SCOUT, 2)
+    assert np.asarray(data.rows.weights).sum() == pytest.approx(9000, rel=1e-12)
+
+
+def test_repeated_rows_are_searched_once():
+    x = np.random.default_rng(5).poisson(np.repeat([2.0, 9.0], 5000))
+    mixture = bm.trace(bm.models.poisson(2), x)
+    with jax.enable_x64(True):
+        rows, _, whole = sample_of(mixture, data_of(mixture), search.SCOUT, None)
+    assert whole
+    assert len(rows) == len(np.unique(x))
+    em = bm.EM(bm.models.poisson(2), progress_bar=False).run(jax.random.key(0), x)
+    assert em.converged
+    assert em.responsibilities.shape == (10_000, 2)
+
+
+def _interrupted_at(monkeypatch, number):
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return advance(*args)
+
+    monkeypatch.setattr(search, "advance", interrupted)
+    em = bm.EM(bm.models.gaussian(2), progress_bar=False)
+    return em.run(jax.random.key(0), bm.datasets.load_faithful())
+
+
+def test_an_interrupt_returns_the_best_so_far(monkeypatch):
+    whole = _interrupted_at(monkeypatch, 10**9)
+    em = _interrupted_at(monkeypatch, 40)
+    tried = [sum(mode.starts + mode.moves for mode in each.modes) for each in (em, whole)]
+    assert tried[0] < tried[1]
+    with jax.enable_x64(True):
+        assert float(log_joint(em.mixture, em.params)) == pytest.approx(em.log_joint, rel=1e-12)
+
+
+def test_an_interrupt_before_anything_is_found_interrupts(monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_at(monkeypatch, 1)
+
+
+def test_an_interrupt_of_a_single_run_says_so(monkeypatch):
+    x = bm.datasets.load_faithful()
+    start = bm.EM(bm.models.gaussian(2), restarts=1, max_steps=5, progress_bar=False)
+    params = start.run(jax.random.key(0), x).params
+
+    def interrupted(*args):
+        monkeypatch.setattr(search, "advance", advance)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "advance", interrupted)
+    em = bm.EM(bm.models.gaussian(2), progress_bar=False)
+    em = em.run(jax.random.key(0), x, init_params=params)
+    assert em.stop.startswith("interrupted")
+    assert not em.converged
+    assert np.isfinite(em.log_joint)
