@@ -180,7 +180,7 @@ def _interrupted_at(monkeypatch, number):
 
 def test_an_interrupt_returns_the_best_so_far(monkeypatch):
     whole = _interrupted_at(monkeypatch, 10**9)
-    em = _interrupted_at(monkeypatch, 40)
+    em = _interrupted_at(monkeypatch, 20)
     tried = [sum(mode.starts + mode.moves for mode in each.modes) for each in (em, whole)]
     assert tried[0] < tried[1]
     with jax.enable_x64(True):
