@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from bayesmix.density import cached, data_of, density_of, log_density
+from bayesmix.laplace import log_evidence
 from bayesmix.program import Mixture
 from bayesmix.sweep import whitening
 
@@ -77,8 +78,6 @@ class Modes(Sequence):
 
     @cached_property
     def _evidences(self) -> list[tuple[float, float]]:
-        from bayesmix.laplace import log_evidence
-
         mixture = self.mixture
         n = sum(math.prod(site.shape) for site in mixture.sites.values())
         cost = 6 * n * mixture.N * mixture.K * math.prod(mixture.event_shape)

@@ -58,7 +58,6 @@ ROOMS = (
 # Methods that reach up import inside the function: (room, room above it). Exactly these.
 REACHING_UP = {
     ("program", "mstep"),  # printing a Mixture tells which update EM will use
-    ("modes", "laplace"),  # the atlas weighs its modes when it is asked for as a table
     ("estimate", "posterior"),  # result.to_datatree()
     ("estimate", "approximate"),  # result.laplace()
     ("estimate", "bootstrap"),  # result.bootstrap()
