@@ -50,10 +50,11 @@ class LaplaceResult:
     """Draws from the Laplace approximation: ``params`` {site: (draw, *shape)}, NumPy, float64.
 
     ``log_weights`` (draw,) are smoothed importance weights, normalised, to be used with ``params``
-    (equal where the draws were resampled); ``k_hat`` judges them, in words ``verdict``.
-    ``log_evidence`` (nats, all renamed copies counted) and its standard error come from importance
-    sampling with as many draws again whose tails are heavier (Student t, 5 degrees of freedom), a
-    defence against a posterior wider than its Laplace approximation. ``modes`` are the modes that
+    (equal where the draws were resampled); ``k_hat`` judges them, in words ``verdict``, and ``ess``
+    is how many independent draws of the posterior they are worth. ``log_evidence`` (nats, all
+    renamed copies counted) and its standard error come from importance sampling with as many draws
+    again whose tails are heavier (Student t, 5 degrees of freedom), a defence against a posterior
+    wider than its Laplace approximation. ``modes`` are the modes that
     were drawn from, the heaviest first.
     """
 
@@ -183,7 +184,7 @@ def laplace(
         log_evidence=evidence,
         log_evidence_error=error,
         k_hat=k_hat,
-        ess=float(np.exp(-logsumexp(2 * log_weights))),
+        ess=min(float(np.exp(-logsumexp(2 * log_weights))), float(draws)),
         modes=_mode_shares(known, pool, corrected),
         sample_stats={"lp": pool.height[kept], "log_weight": returned},
         start=em,
