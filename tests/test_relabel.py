@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import fits
 import numpy as np
 import pytest
 import xarray
@@ -576,3 +577,21 @@ def test_draws_without_finite_responsibilities_are_counted():
     )
     with pytest.raises(ValueError, match=r"draw 63 of the flattened chains are not finite"):
         relabel(tree)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_responsibilities_that_were_not_stored_are_computed(method):
+    """The same names from a tree without them and its mixture, in blocks of a few draws."""
+    em, nuts, _ = fits.pair("articles")
+    tree = nuts.to_datatree()
+    how = {"method": method, "by": BY_RATE.get(method)}
+    stored = relabel(tree, **how)
+    computed = relabel(without(tree, "responsibilities"), mixture=em.mixture, **how)
+    for name in ("permutation", "margin"):
+        np.testing.assert_allclose(
+            computed["relabelling"][name], stored["relabelling"][name], rtol=1e-6, atol=1e-9
+        )
+    assert 0.3 < stored.attrs["relabel_changed"] < 0.7
+
+
+BY_RATE = {"order": "rate"}

@@ -150,8 +150,20 @@ class Task:
             names = assign(cost, self.classes, self.order)
             return names, methods.spread_within(values, names.perm)
 
-        start = values.std(axis=(0, 1))
-        return methods.alternate(step, np.where(start > 0, start, 1.0))
+        return methods.alternate(step, self._first_scale(values))
+
+    def _first_scale(self, values: np.ndarray) -> np.ndarray:
+        """Spread within ECR's clusters; over all clusters where nothing is known of observations.
+
+        Over all clusters, parameters that only vary by noise would count as much as those that
+        tell clusters apart.
+        """
+        if self.mixture is None and not {"responsibilities", "allocations"} & set(
+            self.tree.children
+        ):
+            spread = values.std(axis=(0, 1))
+            return np.where(spread > 0, spread, 1.0)
+        return methods.spread_within(values, self.ecr[0].perm)
 
     def _pivot_parameters(self, values: np.ndarray) -> np.ndarray:
         stored = pivot_parameters(self.tree, self.K)
