@@ -122,7 +122,7 @@ def test_costs_and_merges_are_differences_of_the_expected_loss(kind, name, a):
         value[i, k] = distances(loss, read_labels(moved[None]).values[0], draws).mean()
     scale = 1.0 if loss.a is None else 49 if loss.pairs else 7
     for i in range(7):
-        costs = state.costs(i)[:5]
+        costs = state.costs(np.array([i]))[0, :5]
         wanted = np.array([value[i, k] for k in range(5)]) * scale
         np.testing.assert_allclose(costs - costs[0], wanted - wanted[0], atol=1e-11)
     assert state.value() == pytest.approx(value[0, labels[0]], abs=1e-12)
@@ -257,7 +257,7 @@ def test_beyond_512_draws_the_optimum_is_local_on_all_of_them(monkeypatch):
     state = objectives.Tables(loss, values, np.full(len(values), 1 / len(values)))
     state.reset(labels)
     for i in range(len(labels)):
-        costs = state.costs(i)
+        costs = state.costs(np.array([i]))[0]
         assert costs[labels[i]] <= costs.min() + 1e-8
     assert state.merged().min() >= found.expected_loss - 1e-9
 

@@ -13,18 +13,29 @@ import numpy as np
 
 from bayesmix.partition.losses import Loss, cells_of
 
+CACHE = 2**17  # numbers that are worked on at once
 STEP = 8  # columns are added this many at a time: one cache line
 
 
 class Objective(Protocol):
-    """labels : (N,) the current cluster of each observation, -1 where it is not yet allocated."""
+    """labels : (N,) the current cluster of each observation, -1 where it is not yet allocated.
+
+    sizes : of the clusters; one at least is empty.
+    """
 
     labels: np.ndarray
     sizes: np.ndarray
     N: int
 
-    def costs(self, i: int) -> np.ndarray:
-        """Expected loss with observation i in each cluster, up to a constant; (clusters + 1,)."""
+    @property
+    def batch(self) -> int:
+        """For how many observations at once `costs` is cheapest."""
+
+    def costs(self, items: np.ndarray) -> np.ndarray:
+        """Expected loss with each of M observations in each cluster, less a constant; (M, columns).
+
+        Each is taken out of its cluster first; all of them are in one, or none is.
+        """
 
     def put(self, i: int, k: int) -> None:
         """Allocate observation i to cluster k."""
@@ -102,33 +113,44 @@ class Tables:
         loss = self.loss.of(self.A[:, None], self.B + dB, self.C[:, None] + dC, self.N)
         return self.weights @ loss
 
-    def costs(self, i: int) -> np.ndarray:
-        own, cells = self.labels[i], self.cells[i]
-        joins = self.sizes.copy()
-        if own >= 0:
-            joins[own] -= 1
-        dB = self.step[joins]
-        if self.loss.a is not None:
-            dC = self.weights @ self.gain.take(cells, axis=0)
-            if own >= 0:
-                dC[own] = self.weights @ self._own_step(cells, own)
-            return (2 - self.loss.a) * dB - 2 * dC
-        return self._general_costs(own, cells, dB)
+    @property
+    def batch(self) -> int:
+        return max(1, CACHE // (len(self.weights) * len(self.sizes)))
 
-    def _own_step(self, cells: np.ndarray, own: int) -> np.ndarray:
-        """What a member adds to the sum C of each draw, (S,)."""
-        counts = self.counts.ravel().take(cells * self.counts.shape[1] + own)
-        return self.step.take(counts - 1)
+    def costs(self, items: np.ndarray) -> np.ndarray:
+        own, at = self.labels[items], np.arange(len(items))
+        cells, width = self.cells[items], len(self.sizes)
+        gain = self.gain.take(cells.ravel(), axis=0).reshape(*cells.shape, width)
+        dB = np.tile(self.step[self.sizes], (len(items), 1))
+        leaves = None
+        if own[0] >= 0:
+            dB[at, own] = self.step[self.sizes[own] - 1]
+            leaves = self.step.take(self.counts.ravel().take(cells * width + own[:, None]) - 1)
+        if self.loss.a is None:
+            return self._general_costs(own, cells, gain, dB, leaves)
+        dC = self.weights @ gain
+        if leaves is not None:
+            dC[at, own] = leaves @ self.weights
+        return (2 - self.loss.a) * dB - 2 * dC
 
-    def _general_costs(self, own: int, cells: np.ndarray, dB: np.ndarray) -> np.ndarray:
-        gain = self.gain.take(cells, axis=0)
+    def _general_costs(
+        self,
+        own: np.ndarray,
+        cells: np.ndarray,
+        gain: np.ndarray,
+        dB: np.ndarray,
+        leaves: np.ndarray | None,
+    ) -> np.ndarray:
+        """gain (M, S, clusters), dB (M, clusters); leaves (M, S) is what each adds where it is."""
         A, B, C, n = self.A, self.B, self.C, int(self.sizes.sum())
-        if own >= 0:
-            gain[:, own] = self._own_step(cells, own)
-            B, C = B - dB[own], C - gain[:, own]
+        if leaves is not None:
+            at = np.arange(len(own))
+            gain[at, :, own] = leaves
+            B, C = B - dB[at, own][:, None], C - leaves
         else:
-            A, n = A + self.step[self.counts.take(cells, axis=0).sum(axis=1)], n + 1
-        return self.weights @ self.loss.of(A[:, None], B + dB, C[:, None] + gain, n)
+            A, n = A + self.step[self.counts.take(cells, axis=0).sum(axis=-1)], n + 1
+        loss = self.loss.of(A[..., None], (B + dB)[:, None], C[..., None] + gain, n)
+        return self.weights @ loss
 
     def put(self, i: int, k: int) -> None:
         cells = self.cells[i]
@@ -170,6 +192,8 @@ class Pairs:
     toward[i, k] : sum of P[i, j] over the members j of cluster k.
     """
 
+    batch = 64
+
     def __init__(self, loss: Loss, P: np.ndarray) -> None:
         self.loss, self.P, self.N = loss, P, len(P)
         self.join = 2 - (1.0 if loss.a is None else loss.a)  # cost of joining a pair that is apart
@@ -181,12 +205,12 @@ class Pairs:
         self.sizes = np.bincount(self.labels[self.labels >= 0], minlength=width)
         self.toward = self.P @ (self.labels[:, None] == np.arange(width)).astype(np.float64)
 
-    def costs(self, i: int) -> np.ndarray:
-        own, joins, toward = self.labels[i], self.sizes.astype(np.float64), self.toward[i]
-        cost = 2 * self.join * joins - 4 * toward
-        if own >= 0:
-            cost[own] -= 2 * self.join - 4 * self.P[i, i]
-        return cost
+    def costs(self, items: np.ndarray) -> np.ndarray:
+        own, at = self.labels[items], np.arange(len(items))
+        costs = 2 * self.join * self.sizes - 4 * self.toward[items]
+        if own[0] >= 0:
+            costs[at, own] -= 2 * self.join - 4 * self.P[items, items]
+        return costs
 
     def put(self, i: int, k: int) -> None:
         self.toward[:, k] += self.P[i]

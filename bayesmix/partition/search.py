@@ -9,7 +9,7 @@ is tried once per local optimum, however many starts arrive there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from bayesmix.partition.objective import STEP, Objective
 
 ATTEMPTS = 10  # clusters destroyed per local optimum, as in salso
 BEST = 4  # optima refined although no start ended there
+SHAKEN = 2  # refined optima that get zealous updates on all draws
 CLOSE = 8  # one observation in so many is visited again at once
 ROUNDING = 1e-10
 
@@ -61,26 +62,25 @@ class Search:
             if rank < BEST or optimum.starts:
                 here = self._descend(optimum.labels)
                 self.starts[here] = self.starts.get(here, 0) + optimum.starts
-        best = min(self.loss, key=self.loss.__getitem__)
-        reached = self._shake(best)
-        if reached != best:
-            self.starts[reached] = self.starts.pop(best, 0) + self.starts.get(reached, 0)
+        for here in sorted(self.loss, key=self.loss.__getitem__)[:SHAKEN]:
+            reached = self._shake(here)
+            self.end[here] = self.end[reached] = reached
+            if reached != here:
+                self.starts[reached] = self.starts.pop(here, 0) + self.starts.get(reached, 0)
         return self._optima()
 
     def neighbours(self, labels: np.ndarray) -> list[np.ndarray]:
         """The best partitions with one observation moved, and with two clusters merged."""
         self.objective.reset(labels)
-        found, gap, merged = [], np.inf, self.objective.merged()
-        for i, own in enumerate(labels):
-            costs = self._costs(i)
-            if self.objective.sizes[own] == 1:  # to be alone in another cluster changes nothing
-                costs[self.objective.sizes == 0] = np.inf
-            here, costs[own] = costs[own], np.inf
-            if costs.min() - here < gap:
-                gap, found = costs.min() - here, [_moved(labels, i, int(np.argmin(costs)))]
+        found, merged = [], self.objective.merged()
+        parts = [self._gaps(some) for some in self._batches(np.arange(len(labels)))]
+        gap, k = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if np.isfinite(gap).any():
+            i = int(np.argmin(gap))
+            found.append(tidy(np.where(np.arange(len(labels)) == i, k[i], labels)))
         if np.isfinite(merged).any():
-            k, other = np.unravel_index(np.argmin(merged), merged.shape)
-            found.append(tidy(np.where(labels == other, k, labels)))
+            one, other = np.unravel_index(np.argmin(merged), merged.shape)
+            found.append(tidy(np.where(labels == other, one, labels)))
         return found
 
     def _optima(self) -> list[Optimum]:
@@ -100,23 +100,24 @@ class Search:
 
     def _allocate(self, items: np.ndarray) -> None:
         for i in items:
-            self.objective.put(i, int(np.argmin(self._costs(i))))
+            self.objective.put(i, int(np.argmin(self._costs(np.array([i])))))
 
-    def _costs(self, i: int) -> np.ndarray:
-        costs, sizes = self.objective.costs(i), self.objective.sizes
+    def _costs(self, items: np.ndarray) -> np.ndarray:
+        costs, sizes = self.objective.costs(items), self.objective.sizes
         if np.count_nonzero(sizes) >= self.max_clusters:
             costs = np.where(sizes > 0, costs, np.inf)
         return costs
 
-    def _descend(self, labels: np.ndarray) -> bytes:
+    def _descend(self, labels: np.ndarray, first: np.ndarray | None = None) -> bytes:
         """Move single observations and merge clusters until neither lowers the expected loss.
 
-        After a sweep over all, only those close to moving are visited until they rest; then all
-        again, until a sweep over all moves none.
+        After a sweep over all (or over some, `first`), only those close to moving are visited until
+        they rest; then all again, until a sweep over all moves none.
         """
         self.objective.reset(tidy(labels))
-        margin = np.empty(self.objective.N)
-        everyone = items = np.arange(self.objective.N)
+        margin = np.full(self.objective.N, np.inf)
+        everyone = np.arange(self.objective.N)
+        items = everyone if first is None else first
         while True:
             moved = self._sweep(items, margin)
             if len(self.objective.sizes) > np.count_nonzero(self.objective.sizes) + STEP:
@@ -142,18 +143,39 @@ class Search:
         return True
 
     def _sweep(self, items: np.ndarray, margin: np.ndarray) -> bool:
-        """Whether any of the items moved; margin learns what the best other cluster would cost."""
+        """Whether any of the items moved; margin learns what their second choice would cost."""
         moved = False
-        for i in self.rng.permutation(items):
-            costs, own = self._costs(i), self.objective.labels[i]
-            here, costs[own] = costs[own], np.inf
-            k = int(np.argmin(costs))
-            margin[i] = abs(costs[k] - here)
-            if costs[k] < here - ROUNDING * (1 + abs(here)):
-                self.objective.take(i)
-                self.objective.put(i, k)
-                moved = True
+        for some in self._batches(self.rng.permutation(items)):
+            gap, _ = self._gaps(some)
+            margin[some] = abs(gap)
+            for i in some[gap < 0]:
+                moved |= self._move(i)
         return moved
+
+    def _batches(self, items: np.ndarray) -> Iterator[np.ndarray]:
+        while len(items):
+            size = self.objective.batch  # clusters may come and go in between
+            yield items[:size]
+            items = items[size:]
+
+    def _gaps(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What moving each of the items to the best other cluster would cost, and that cluster."""
+        costs, at, own = self._costs(items), np.arange(len(items)), self.objective.labels[items]
+        here = costs[at, own]
+        costs[at, own] = np.inf
+        # an observation that is alone already has nothing to find in an empty cluster
+        costs[np.outer(self.objective.sizes[own] == 1, self.objective.sizes == 0)] = np.inf
+        k = np.argmin(costs, axis=1)
+        gap = costs[at, k] - here
+        return np.where(np.abs(gap) <= ROUNDING * (1 + np.abs(here)), 0.0, gap), k
+
+    def _move(self, i: int) -> bool:
+        """Move one observation if that helps still."""
+        gap, k = self._gaps(np.array([i]))
+        if gap[0] < 0:
+            self.objective.take(i)
+            self.objective.put(i, int(k[0]))
+        return bool(gap[0] < 0)
 
     def _shake(self, best: bytes) -> bytes:
         """Destroy clusters in random order while that leads to something better."""
@@ -161,7 +183,7 @@ class Search:
         for _ in range(ATTEMPTS):
             if not left:
                 break
-            there, loss = self._descend(self._without(best, left.pop())), self.loss[best]
+            there, loss = self._descend(*self._without(best, left.pop())), self.loss[best]
             if self.loss[there] < loss - ROUNDING * (1 + loss):
                 if there in self.end:
                     return self.end[there]
@@ -171,20 +193,14 @@ class Search:
     def _clusters(self, labels: bytes) -> list[int]:
         return list(self.rng.permutation(np.frombuffer(labels, np.intp).max() + 1))
 
-    def _without(self, labels: bytes, k: int) -> np.ndarray:
-        """The partition with the members of cluster k allocated anew, one by one."""
+    def _without(self, labels: bytes, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The partition with the members of cluster k allocated anew, and those members."""
         members = np.flatnonzero(np.frombuffer(labels, np.intp) == k)
         self.objective.reset(np.frombuffer(labels, np.intp))
         for i in members.tolist():
             self.objective.take(i)
         self._allocate(self.rng.permutation(members))
-        return self.objective.labels
-
-
-def _moved(labels: np.ndarray, i: int, k: int) -> np.ndarray:
-    new = labels.copy()
-    new[i] = k
-    return tidy(new)
+        return self.objective.labels, members
 
 
 def tidy(labels: np.ndarray) -> np.ndarray:
