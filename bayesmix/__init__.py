@@ -25,7 +25,9 @@ from bayesmix.nuts import NUTS, NUTSResult
 from bayesmix.partition import Partition, partition
 from bayesmix.partition.ball import CredibleBall, credible_ball
 from bayesmix.partition.certainty import n_occupied, stability
+from bayesmix.partition.combine import Combination, combine
 from bayesmix.partition.losses import adjusted_rand, binder, vi
+from bayesmix.partition.represent import Representatives, representatives
 from bayesmix.program import Mixture, trace
 from bayesmix.relabel import relabel
 from bayesmix.relabel.report import LabelReport, label_report
@@ -41,6 +43,7 @@ __all__ = [
     "NUTS",
     "BootstrapResult",
     "Card",
+    "Combination",
     "CredibleBall",
     "Diagnosis",
     "EMResult",
@@ -49,12 +52,14 @@ __all__ = [
     "Mixture",
     "NUTSResult",
     "Partition",
+    "Representatives",
     "adjusted_rand",
     "adopt",
     "allocations",
     "binder",
     "card",
     "certify",
+    "combine",
     "credible_ball",
     "datasets",
     "diagnose",
@@ -70,6 +75,7 @@ __all__ = [
     "partition",
     "plots",
     "relabel",
+    "representatives",
     "responsibilities",
     "rule",
     "similarity",
