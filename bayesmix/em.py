@@ -160,6 +160,7 @@ class EM:
                 tol=max(self.tol, self._floor(best.log_joint)), max_steps=self.max_steps
             ),
             steps=len(found.history),
+            accelerated=found.accelerated,
             modes=modes,
             notes=tuple(notes),
             seconds=time.perf_counter() - began,

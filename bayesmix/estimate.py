@@ -22,8 +22,9 @@ class EMResult:
 
     ``params`` {site: array} maximise the log joint over the constrained sites (no Jacobian);
     ``log_joint`` and ``log_likelihood`` (nats) belong to them. ``history`` is the log joint after
-    each step of the run that found them. ``modes`` lists every distinct optimum. ``aic``, ``bic``
-    and ``icl`` are to be minimised. Arrays are NumPy, float64.
+    each of the ``steps`` of the run that found them, ``accelerated`` of which were quasi-Newton
+    moves. ``modes`` lists every distinct optimum. ``aic``, ``bic`` and ``icl`` are to be minimised.
+    Arrays are NumPy, float64.
     """
 
     mixture: Mixture
@@ -34,6 +35,7 @@ class EMResult:
     converged: bool
     stop: str
     steps: int
+    accelerated: int
     modes: Modes
     notes: tuple[str, ...]
     seconds: float
@@ -136,7 +138,7 @@ class EMResult:
             f"EM of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
             f"{self.mixture.N} rows",
             f"log joint {self.log_joint:.6f}, log likelihood {self.log_likelihood:.6f} (nats)",
-            f"{self.stop} ({self.steps} steps, {self.seconds:.2f} s)",
+            f"{self.stop} ({self._passes()}, {self.seconds:.2f} s)",
             "",
             *(f"{name:<{width}}  {value: .6g}" for name, value in self._shown()),
             "",
@@ -144,6 +146,11 @@ class EMResult:
             *(f"note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
+
+    def _passes(self) -> str:
+        plain = self.steps - self.accelerated
+        fast = f", then {self.accelerated} quasi-Newton" if self.accelerated else ""
+        return f"{plain} EM steps{fast}"
 
     def _shown(self) -> list[tuple[str, float]]:
         elements = list(_elements(self.mixture, self.params))

@@ -40,16 +40,21 @@ CARRIED = 4  # distinct modes that are carried on with all rows
 EFFORT = 60_000  # rows times moves without success before the search ends
 MOVES = (32, 300)  # bounds of that number, for USUAL restarts
 USUAL = 16
+AGREED = 0.75  # share of starts at the best mode that makes the landscape an easy one
 COMPILING = 3_000_000  # work of the plain steps that cost as much as compiling other moves
 PATIENCE = (30, 300)  # plain steps before quasi-Newton moves take over: bounds
 
 
 class Run(NamedTuple):
-    """Where one run ended: its mode, the last state, the log joint after each E-step."""
+    """Where one run ended: its mode, the last state, the log joint after each E-step.
+
+    ``accelerated`` is how many of the E-steps belong to quasi-Newton moves.
+    """
 
     mode: Mode
     state: EMState
     history: np.ndarray
+    accelerated: int
 
     @property
     def stop(self) -> int:
@@ -104,14 +109,12 @@ class Climber:
 
         history : the log joint after each step that led to ``state``.
         """
-        history = list(history)
-        state, more = self._plain(state, self.patience)
-        history += more
+        state, plain = self._plain(state, self.patience)
+        fast: list[float] = []
         if int(state.stop) == RUNNING and int(state.steps) < self.max_steps:
-            state, more = hasten(self.engine, state, self.data, self.tol, self.max_steps)
-            history += more
-        state, more = self._plain(state, self.max_steps)
-        return self._run(state, np.array(history + more))
+            state, fast = hasten(self.engine, state, self.data, self.tol, self.max_steps)
+        state, last = self._plain(state, self.max_steps)
+        return self._run(state, np.array([*history, *plain, *fast, *last]), len(fast))
 
     def glance(self, state: EMState) -> tuple[EMState, list[float]]:
         """A few plain steps, enough to tell whether a start leads anywhere; their log joints."""
@@ -131,7 +134,7 @@ class Climber:
             state = state._replace(stop=np.int32(INTERRUPTED))
         return state, history
 
-    def _run(self, state: EMState, history: np.ndarray) -> Run:
+    def _run(self, state: EMState, history: np.ndarray, accelerated: int) -> Run:
         # No further step: this asks for the components at the state.
         leaves = advance(self.engine, state, self.data, self.tol, 0)[2]
         if int(state.stop) == RUNNING:
@@ -145,7 +148,7 @@ class Climber:
             leaves={name: np.asarray(value, np.float64) for name, value in leaves.items()},
             degenerate=int(state.stop) == DEGENERATE,
         )
-        return Run(mode, state, history)
+        return Run(mode, state, history, accelerated)
 
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
@@ -185,7 +188,7 @@ def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> It
         return
     n = len(starts.x)
     fewest = min(rows_needed(scout.mixture) + 1, n)
-    agreed = len(atlas([run.mode for run in runs], scout.mixture)) == 1
+    agreed = atlas([run.mode for run in runs], scout.mixture)[0].starts >= AGREED * len(runs)
     patience = np.clip(EFFORT / n, *MOVES) * restarts / USUAL / (4 if agreed else 1)
     resp, idle = scout.resp(best, n), 0
     while idle < patience:
