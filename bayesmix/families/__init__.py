@@ -44,9 +44,15 @@ _families: dict[type, Family] = {}
 
 
 def family(*distributions: type) -> Callable[[type], type]:
-    """Register a family class for NumPyro distributions; use as a decorator."""
+    """Register a family class for NumPyro distributions; use as a decorator.
+
+    A family without location and scale need not say ``isotropic`` and ``spread``.
+    """
 
     def register(cls: type) -> type:
+        for name, usual in (("isotropic", False), ("spread", "")):
+            if not hasattr(cls, name):
+                setattr(cls, name, usual)
         for distribution in distributions:
             _families[distribution] = cls()
         return cls
