@@ -20,6 +20,7 @@ from bayesmix.diagnose import Diagnosis, diagnose
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.families import family
+from bayesmix.marginal import marginalize
 from bayesmix.mstep import rule
 from bayesmix.nuts import NUTS, NUTSResult
 from bayesmix.partition import Partition, partition
@@ -32,6 +33,7 @@ from bayesmix.program import Mixture, trace
 from bayesmix.relabel import relabel
 from bayesmix.relabel.report import LabelReport, label_report
 from bayesmix.similarity import entropy, similarity
+from bayesmix.vector_mixture import VectorMixture
 
 try:
     __version__ = version("bayesmix")
@@ -53,6 +55,7 @@ __all__ = [
     "NUTSResult",
     "Partition",
     "Representatives",
+    "VectorMixture",
     "adjusted_rand",
     "adopt",
     "allocations",
@@ -70,6 +73,7 @@ __all__ = [
     "log_density",
     "log_joint",
     "log_prior",
+    "marginalize",
     "models",
     "n_occupied",
     "partition",

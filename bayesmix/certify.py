@@ -11,11 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import log_density, potential_energy
 
 from bayesmix.coordinates import constrain, free_log_density, to_free, unraveller
 from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.marginal import OBSERVED, UNOBSERVED, row_axes
 from bayesmix.program import Mixture, Params
 
 POINTS = 4
@@ -71,7 +73,9 @@ class Certificate:
 def certify(key: Any, mixture: Mixture, points: int = POINTS) -> Certificate:
     """Compare the mixture's densities with NumPyro's at random points of the support.
 
-    The points are standard normal in unconstrained coordinates about the centre of the priors.
+    The points are standard normal in unconstrained coordinates about the centre of the priors, and
+    gradients are in those coordinates, where they are unique on simplices and symmetric matrices.
+    An explicit assignment is summed out by NumPyro's own traces with all rows in one cluster.
     Differences of values are relative to the sum of the terms' sizes, of gradients to the largest
     component, so ``allowed`` is a bound on rounding. Returns a Certificate; raises nothing when a
     check fails: look at ``.passed``.
@@ -104,18 +108,23 @@ def _compare(mixture: Mixture, density: Density, data: Data, z: jax.Array) -> di
     unravel = unraveller(density, data)
 
     def theirs(params: Params) -> jax.Array:
+        if mixture.assignment is not None:
+            return _summed_over_clusters(mixture, args, kwargs, params)
         return log_density(mixture.program, args, kwargs, params)[0]
 
     def theirs_free(z: jax.Array) -> jax.Array:
-        return -potential_energy(mixture.program, args, kwargs, unravel(z))
+        return -potential_energy(mixture.marginal, args, kwargs, unravel(z))
 
     @jax.jit
     def both(z: jax.Array) -> dict[str, Any]:
-        params = constrain(density, z, data)
-        value, gradient = jax.value_and_grad(density.log_joint)(params, data)
-        reference, reference_gradient = jax.value_and_grad(theirs)(params)
+        def at(z: jax.Array) -> Params:
+            return constrain(density, z, data)
+
+        params = at(z)
+        value, gradient = jax.value_and_grad(lambda z: density.log_joint(at(z), data))(z)
+        reference, reference_gradient = jax.value_and_grad(lambda z: theirs(at(z)))(z)
         statistics = jax.lax.stop_gradient(density.e_step(params, data)[1])
-        fisher = jax.grad(density.expected)(params, statistics, data)
+        fisher = jax.grad(lambda z: density.expected(at(z), statistics, data))(z)
         free, free_gradient = jax.value_and_grad(free_log_density, argnums=1)(density, z, data)
         free_reference, free_reference_gradient = jax.value_and_grad(theirs_free)(z)
         size = sum(map(jnp.abs, density.terms(params, data).values()), 1 + jnp.abs(value))
@@ -129,6 +138,49 @@ def _compare(mixture: Mixture, density: Density, data: Data, z: jax.Array) -> di
         }
 
     return both(z)
+
+
+def _summed_over_clusters(mixture: Mixture, args: Any, kwargs: Any, params: Params) -> jax.Array:
+    """The log density of an explicit program, from NumPyro's traces with all rows in cluster k.
+
+    Rows are independent given the parameters, so summing each row over k is the exact sum over all
+    K^N assignments. A row with a known label is in its cluster in every one of the traces.
+    """
+    by_cluster = [_trace_of_cluster(mixture, args, kwargs, params, k) for k in range(mixture.K)]
+    others, rows, weight = by_cluster[0]
+    summed = jax.nn.logsumexp(jnp.stack([cluster[1] for cluster in by_cluster]), 0)
+    if mixture.labels is not None:
+        summed = jnp.where(jnp.asarray(mixture.labels) >= 0, rows, summed)
+    return others + jnp.sum(weight * summed)
+
+
+def _trace_of_cluster(
+    mixture: Mixture, args: Any, kwargs: Any, params: Params, k: int
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Log density of the sites without the assignment, of each row with it, and its weight."""
+    names = [f"{mixture.assignment}{end}" for end in ("", UNOBSERVED)]
+
+    def value(site: dict[str, Any]) -> Any:
+        if site["type"] == "sample" and site["name"] in names and not site["is_observed"]:
+            return jnp.full(site["fn"].shape(), k)
+        return params.get(site["name"])
+
+    sites = handlers.trace(handlers.substitute(mixture.program, substitute_fn=value)).get_trace(
+        *args, **kwargs
+    )
+    samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
+    inside = {*names, f"{mixture.assignment}{OBSERVED}", *(s.name for s in mixture.observed)}
+    z = next(samples[name] for name in names if name in samples)
+    axes = row_axes(z)
+    others, rows = jnp.zeros(()), jnp.zeros(mixture.rows)
+    for name, site in samples.items():
+        log_prob = site["fn"].log_prob(site["value"])
+        if name not in inside:
+            others += jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
+            continue
+        within = tuple(a for a in range(-log_prob.ndim, 0) if a not in axes)
+        rows += log_prob.sum(within)
+    return others, rows, 1.0 if mixture.weights is None else jnp.asarray(mixture.weights)
 
 
 def _as_array(leaf: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 if TYPE_CHECKING:
-    from bayesmix.program import Mixture
+    from bayesmix.program import Mixture, Observed
 
 
 def check_data(mixture: "Mixture") -> None:
@@ -20,73 +20,110 @@ def check_data(mixture: "Mixture") -> None:
         np.isfinite(mixture.weights).all() and (mixture.weights >= 0).all()
     ):
         raise ValueError(f"site {name!r} has a row weight that is negative or not finite")
-    _refuse(np.isnan, "is missing (NaN)", mixture, used, "remove the row or fill it in")
-    _refuse(np.isinf, "is infinite", mixture, used, "remove the row or the value")
+    for site in mixture.observed:
+        _refuse(np.isnan, "is missing (NaN)", mixture, site, used, "remove the row or fill it in")
+        _refuse(np.isinf, "is infinite", mixture, site, used, "remove the row or the value")
+    own = [site.value for site in mixture.observed]
     for array in mixture.arguments.arrays:
-        if array is not mixture.value and array.dtype.kind == "f" and np.isnan(array).any():
+        known = any(array is value for value in own)
+        if not known and array.dtype.kind == "f" and np.isnan(array).any():
             row = ", ".join(map(str, np.argwhere(np.isnan(array))[0]))
             raise ValueError(
                 f"an argument of the program of shape {array.shape} has a missing value (NaN) at "
                 f"row {row}: remove the row or fill it in"
             )
-    _check_support(mixture, used)
+    for site in mixture.observed:
+        _check_trials(mixture, site, used)
+        _check_support(mixture, site, used)
+    _check_labels(mixture)
 
 
-def _refuse(test: Any, what: str, mixture: "Mixture", used: np.ndarray, remedy: str) -> None:
-    if mixture.value.dtype.kind != "f":
+def _refuse(
+    test: Any, what: str, mixture: "Mixture", site: "Observed", used: np.ndarray, remedy: str
+) -> None:
+    if site.value.dtype.kind != "f":
         return
-    bad = test(mixture.value)
-    bad &= used.reshape(used.shape + (1,) * mixture.mixture_event_dim)
+    bad = test(site.value)
+    bad &= used.reshape(used.shape + (1,) * (bad.ndim - used.ndim))
     if bad.any():
         count = int(bad.any(axis=tuple(range(len(mixture.rows), bad.ndim))).sum())
         raise ValueError(
-            f"site {mixture.name!r}: {place(mixture, np.argwhere(bad)[0])} {what}"
+            f"site {site.name!r}: {place(mixture, site, np.argwhere(bad)[0])} {what}"
             f" ({count} of {mixture.N} rows): {remedy}"
         )
 
 
-def place(mixture: "Mixture", position: np.ndarray) -> str:
+def place(mixture: "Mixture", site: "Observed", position: np.ndarray) -> str:
     """Where a value of the data is, in words: its row and, if it has one, its column."""
     rows = len(mixture.rows)
     row = ", ".join(str(int(i)) for i in position[:rows])
     if len(position) == rows:
         return f"row {row}"
     column = int(position[-1])
-    label = repr(mixture.columns[column]) if mixture.columns else str(column)
+    named = mixture.columns if len(mixture.observed) == 1 else None
+    label = repr(named[column]) if named else str(column)
     return f"row {row}, column {label}"
 
 
-def _check_support(mixture: "Mixture", used: np.ndarray) -> None:
+def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> None:
     """Refuse values that no component can produce, where the supports are fixed."""
-    if any(map(_depends_on_parameters, mixture.supports)):
+    if any(map(_depends_on_parameters, site.supports)):
         return
-    inside = np.zeros(mixture.rows, bool)
-    for support in mixture.supports:
-        inside |= np.asarray(support(mixture.value)).reshape(mixture.rows)
-    if (inside | ~used).all():
+    cells = site.value.shape[: site.value.ndim - site.event_dim]
+    inside = np.zeros(cells, bool)
+    for support in site.supports:
+        inside |= np.asarray(support(site.value)).reshape(cells)
+    counted = np.broadcast_to(used.reshape(used.shape + (1,) * (len(cells) - used.ndim)), cells)
+    if (inside | ~counted).all():
         return
-    position = np.argwhere(~inside & used)[0]
-    value = mixture.value[tuple(position)]
-    if mixture.event_shape and not _row_support(mixture):
+    position = np.argwhere(~inside & counted)[0]
+    value = site.value[tuple(position)]
+    if site.event_dim and not _row_support(site):
         column = next(
-            j
-            for j, cell in enumerate(value)
-            if not np.all(mixture.supports[0].base_constraint(cell))
+            j for j, cell in enumerate(value) if not np.all(site.supports[0].base_constraint(cell))
         )
         position, value = np.array([*position, column]), value[column]
-    supports = " or ".join(dict.fromkeys(map(_support_name, mixture.supports)))
+    supports = " or ".join(dict.fromkeys(map(_support_name, site.supports)))
     raise ValueError(
-        f"site {mixture.name!r}: {place(mixture, position)} is {value}, outside the support of "
-        f"{mixture.family} ({supports})"
+        f"site {site.name!r}: {place(mixture, site, position)} is {value}, outside the support of "
+        f"{site.family} ({supports})"
     )
 
 
-def _row_support(mixture: "Mixture") -> bool:
+def _check_trials(mixture: "Mixture", site: "Observed", used: np.ndarray) -> None:
+    """Refuse more successes than trials, and numbers that are not whole or negative."""
+    trials = site.given.get("total_count")
+    if trials is None:
+        return
+    x = site.value
+    bad = (x > trials) | (x < 0) | (x != np.floor(x)) | (trials != np.floor(trials))
+    bad &= used.reshape(used.shape + (1,) * (x.ndim - used.ndim))
+    if bad.any():
+        position = np.argwhere(bad)[0]
+        successes, count = x[tuple(position)], trials[tuple(position)]
+        raise ValueError(
+            f"site {site.name!r}: {place(mixture, site, position)} has {successes:g} successes in "
+            f"{count:g} trials; they must be whole numbers from 0 to the number of trials"
+        )
+
+
+def _check_labels(mixture: "Mixture") -> None:
+    """Refuse known assignments that are not clusters."""
+    if mixture.labels is None:
+        return
+    outside = (mixture.labels >= mixture.K) | (mixture.labels < -1)
+    if outside.any():
+        row = np.argwhere(outside)[0]
+        raise ValueError(
+            f"site {mixture.assignment!r}: row {', '.join(map(str, row))} has the label "
+            f"{mixture.labels[tuple(row)]:g}, but the clusters are 0 to {mixture.K - 1}"
+        )
+
+
+def _row_support(site: "Observed") -> bool:
     """Whether the support is of a row as a whole, not of its columns one by one."""
-    return (
-        not isinstance(mixture.supports[0], type(constraints.independent(constraints.real, 1)))
-        or len(mixture.event_shape) > 1
-    )
+    independent = type(constraints.independent(constraints.real, 1))
+    return not isinstance(site.supports[0], independent) or site.event_dim > 1
 
 
 def _support_name(support: Any) -> str:

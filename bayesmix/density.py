@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
 
 from bayesmix.families import Family, find
 from bayesmix.families.normal import Normal
+from bayesmix.families.product import Labels, Product, located
 from bayesmix.graph import evaluate, fingerprint, frontier, same_along
 from bayesmix.merge import Merged, merge
 from bayesmix.program import Mixture, Params
@@ -100,7 +102,7 @@ class Density:
         self._piece = Piece((self._terms, self._priors, self._bounds, self._centres, fit), reading)
         self._key = (
             self._piece,
-            (self.family.name, self.family.isotropic, self.tied) if self.family else None,
+            (self.family, self.tied),
             tuple((name, shape, str(self.supports[name])) for name, shape in self.sites.items()),
             x64(),
         )
@@ -120,7 +122,7 @@ class Density:
             if merged is not None:
                 rows = merged_rows(merged, self.family, self.K, dtype)
             else:
-                rows = rows_of(*_flat(mixture), self.family, self.K, dtype)
+                rows = rows_of(*columns_of(mixture), self.family, self.K, dtype)
         source = tuple(sorted(mixture.reading.data))
         arrays = [mixture.reading.data[number] for number in source]
         return _prepare(self, source, arrays, rows)
@@ -161,7 +163,10 @@ class Density:
             mean = self._piece(node, params, data.known)
             inside = jnp.all(jnp.isfinite(transforms[name].inv(mean)))
             params[name] = jnp.where(inside, mean, params[name])
-        return params
+        return {
+            name: _off_zero(value) if _is_unbounded(transforms[name]) else value
+            for name, value in params.items()
+        }
 
     # ----------------------------------------------------------------------------- densities
 
@@ -180,9 +185,10 @@ class Density:
         Their size, precision * z^2, costs that many times the rounding unit; more than 1e-8 nats
         (a scale of about 1e-4 of the data's in float64) is too much.
         """
-        eta, _ = self.natural(params, data)
+        assert self.family is not None
         precision = data.rows.z.dtype
-        size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, jnp.max(jnp.abs(data.rows.z))) ** 2
+        eta, z = located(self.family, self.natural(params, data)[0], data.rows.z)
+        size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, jnp.max(jnp.abs(z))) ** 2
         return ~(size * jnp.finfo(precision).eps < CANCELLATION[precision.name])
 
     def rounding(self, data: Data) -> float:
@@ -253,6 +259,17 @@ class Density:
         return self.log_prior(params, data) + fit
 
 
+def _is_unbounded(transform: Any) -> bool:
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return isinstance(transform, IdentityTransform)
+
+
+def _off_zero(value: jax.Array) -> jax.Array:
+    """A value a little off 0, where NumPyro's Binomial by logit has a kink instead of a slope."""
+    return jnp.where(value == 0, 0.01, value)
+
+
 def _safe(components: jax.Array) -> jax.Array:
     """Keep rows that no component can reach away from inf - inf."""
     return jnp.where(jnp.isneginf(components), jnp.finfo(components.dtype).min, components)
@@ -287,14 +304,33 @@ def _on_rows(density: Density, known: list[Any], rows: Any) -> Data:
 
 
 def _family_of(mixture: Mixture) -> Family | None:
-    """The family whose sweep fits: one registered family, parameters that no row changes."""
-    if len(mixture.components) > 1:
+    """The family whose sweep fits: registered families, parameters that no row changes."""
+    if mixture.by_row or mixture.general:
         return None
-    one_row = mixture.component_rank == 1 and len(mixture.reading.log_weights.shape) == 1
-    family = find(mixture.components[0]) if one_row else None
-    if isinstance(family, Normal) and len(mixture.event_shape) == 1:
+    found: list[tuple[str, Any, int]] = []
+    for site in mixture.observed:
+        family = find(site.components[0], _shapes(mixture, site.name))
+        if family is None:
+            return None
+        width = int(np.prod(site.value.shape[len(mixture.rows) :]))
+        found.append((site.name, family, width * (1 + len(site.given))))
+    if mixture.labels is not None:
+        found.append(("", Labels(mixture.K), 1))
+    if len(found) > 1:
+        return Product(found)
+    if isinstance(found[0][1], Normal) and len(mixture.event_shape) == 1:
         return Normal(isotropic=same_along(mixture.reading.leaves[0]["scale"], 1))
-    return family
+    return found[0][1]
+
+
+def _shapes(mixture: Mixture, site: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of an observed site's components."""
+    leaves = mixture.reading.leaves[0]
+    return {
+        leaf.removesuffix(f"[{site}]"): node.shape
+        for leaf, node in leaves.items()
+        if "[" not in leaf or leaf.endswith(f"[{site}]")
+    }
 
 
 def has_family(mixture: Mixture) -> bool:
@@ -304,20 +340,28 @@ def has_family(mixture: Mixture) -> bool:
 
 def _is_tied(family: Family, reading: Reading) -> bool:
     """Whether one spread, shared by all clusters, decides all natural parameters beyond x's own."""
-    return family.location_scale and same_along(reading.leaves[0][family.spread], 0)
+    if not family.location_scale or isinstance(family, Product):
+        return False
+    return same_along(reading.leaves[0][family.spread], 0)
 
 
-def _flat(mixture: Mixture) -> tuple[np.ndarray, np.ndarray | None]:
-    """Observed values (N, D) in their own dtype, and row weights (N,) or None."""
+def columns_of(mixture: Mixture) -> tuple[np.ndarray, np.ndarray | None]:
+    """Observed values (N, D) in their own dtype, and row weights (N,) or None.
+
+    Numbers of trials follow the columns of their site; known labels come last.
+    """
     weights = None if mixture.weights is None else mixture.weights.reshape(-1)
-    return mixture.value.reshape(mixture.N, -1), weights
+    columns = [array for site in mixture.observed for array in (site.value, *site.given.values())]
+    columns += [] if mixture.labels is None else [mixture.labels]
+    flat = [column.reshape(mixture.N, -1) for column in columns]
+    return flat[0] if len(flat) == 1 else np.concatenate(flat, 1), weights
 
 
 def merged_of(mixture: Mixture) -> Merged | None:
     """The distinct rows of a mixture, where they repeat enough and no parameter differs by row."""
     if "merged" not in mixture.cache:
         whole = _family_of(mixture) is not None
-        mixture.cache["merged"] = merge(*_flat(mixture)) if whole else None
+        mixture.cache["merged"] = merge(*columns_of(mixture)) if whole else None
     return mixture.cache["merged"]
 
 
@@ -355,7 +399,7 @@ def sample_of(
     made them. The general sweep keeps all rows.
     """
     density, merged = density_of(mixture), merged_of(mixture)
-    x, weights = _flat(mixture) if merged is None else (merged.x, merged.weights)
+    x, weights = columns_of(mixture) if merged is None else (merged.x, merged.weights)
     if density.family is None:
         return np.asarray(x, np.float64), data, True
     if len(x) <= most:

@@ -13,6 +13,7 @@ from bayesmix.density import (
     Piece,
     by_row,
     cached,
+    columns_of,
     data_of,
     density_of,
     row_piece,
@@ -83,12 +84,9 @@ class Rowwise(NamedTuple):
 
 def _rowwise(mixture: Mixture) -> tuple[Piece, Rowwise]:
     piece, known = row_piece(mixture)
-    N, family = mixture.N, density_of(mixture).family
-    x = np.asarray(mixture.value, np.float64).reshape(N, -1) if family else None
-    weights = mixture.weights
-    return piece, Rowwise(
-        known, x, None if weights is None else np.broadcast_to(weights, mixture.rows).reshape(N)
-    )
+    x, weights = columns_of(mixture)
+    whole = density_of(mixture).family is not None
+    return piece, Rowwise(known, np.asarray(x, np.float64) if whole else None, weights)
 
 
 def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:

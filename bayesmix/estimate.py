@@ -12,7 +12,7 @@ from bayesmix.curvature import standard_errors
 from bayesmix.density import data_of, density_of, log_density, responsibilities
 from bayesmix.modes import Modes
 from bayesmix.mstep import plan_for
-from bayesmix.predict import brought_near, simulate, with_data
+from bayesmix.predict import Simulated, brought_near, simulate, with_data
 from bayesmix.program import Mixture, Params
 
 
@@ -95,8 +95,11 @@ class EMResult:
         with jax.enable_x64(True):
             return np.asarray(log_density(new, self.params))
 
-    def sample(self, key: Any, n: int) -> np.ndarray:
-        """``n`` new observations simulated at the MAP, (n, *event), in data units."""
+    def sample(self, key: Any, n: int) -> Simulated:
+        """``n`` new observations simulated at the MAP, (n, *event), in data units.
+
+        {observed site: array} where several share an assignment.
+        """
         return simulate(key, self.mixture, self.params, n)
 
     def standard_errors(self) -> dict[str, np.ndarray]:

@@ -27,6 +27,17 @@ ELEMENTWISE = set(
     "stop_gradient sub tan tanh xor".split()
 )
 
+NUMPY = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "lt": np.less,
+    "eq": np.equal,
+    "ge": np.greater_equal,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
 Axes = tuple[frozenset[tuple[str, int]], ...]
 
 _site_p = jex.Primitive("site")
@@ -132,28 +143,146 @@ class Graph:
             name == "broadcast_in_dim" and operands and shape == operands[0].shape
         ):
             return [operands[0]]
-        params = canonical(eqn.params)
-        key = (name, params, tuple(node.number for node in operands))
+        if name == "gather" and operands[0].depends:
+            source = _whole_axes(eqn.params, *operands)
+            if source is not None:
+                return [self._spread(operands[0], *source, shape)]
+        return self._results(
+            eqn.primitive, eqn.params, operands, [var.aval.shape for var in eqn.outvars]
+        )
+
+    def _results(
+        self, primitive: Any, params: Any, operands: list[Node], shapes: list[Sequence[int]]
+    ) -> list[Node]:
+        """The nodes of one application of a primitive, made once."""
+        name, comparable = primitive.name, canonical(params)
+        key = (name, comparable, tuple(node.number for node in operands))
         if key not in self._interned:
-            equation = Equation(eqn.primitive, eqn.params, params)
+            equation = Equation(primitive, params, comparable)
             equation.results.extend(
                 self._new(
                     name,
-                    var.aval.shape,
+                    shape,
                     inputs=tuple(operands),
                     equation=equation,
                     out=out,
                     depends=frozenset().union(*(node.depends for node in operands)),
                     on_data=any(node.on_data for node in operands),
                 )
-                for out, var in enumerate(eqn.outvars)
+                for out, shape in enumerate(shapes)
             )
             self._interned[key] = equation.results
         return self._interned[key]
 
+    def _spread(
+        self, node: Node, held: dict[int, int], source: list[int | None], shape: Sequence[int]
+    ) -> Node:
+        """``node`` at the indices ``held``, its other axes where ``source`` says, broadcast."""
+        for axis, index in held.items():
+            low = [index if i == axis else 0 for i in range(len(node.shape))]
+            high = [index + 1 if i == axis else n for i, n in enumerate(node.shape)]
+            bounds = {"start_indices": tuple(low), "limit_indices": tuple(high), "strides": None}
+            cut = [h - start for start, h in zip(low, high, strict=True)]
+            node = self._results(jax.lax.slice_p, bounds, [node], [cut])[0]
+        order = tuple(axis for axis in source if axis is not None)
+        if held:
+            left = [n for axis, n in enumerate(node.shape) if axis not in held]
+            gone = {"dimensions": tuple(sorted(held))}
+            node = self._results(jax.lax.squeeze_p, gone, [node], [left])[0]
+            order = tuple(axis - sum(h < axis for h in held) for axis in order)
+        if order != tuple(range(len(order))):
+            turned = [node.shape[axis] for axis in order]
+            node = self._results(jax.lax.transpose_p, {"permutation": order}, [node], [turned])[0]
+        if node.shape == tuple(shape):
+            return node
+        places = tuple(i for i, axis in enumerate(source) if axis is not None)
+        params = {"shape": tuple(shape), "broadcast_dimensions": places, "sharding": None}
+        return self._results(jax.lax.broadcast_in_dim_p, params, [node], [shape])[0]
+
     def _new(self, label: str, shape: Sequence[int], **fields: Any) -> Node:
         self._count += 1
         return Node(self._count, label, tuple(shape), **fields)
+
+
+def _whole_axes(
+    params: Any, operand: Node, indices: Node
+) -> tuple[dict[int, int], list[int | None]] | None:
+    """How a gather takes whole axes in their order, ``beta[arange(K)[:, None], 1]``.
+
+    That is how a parameter looks when an assignment runs over all of its values. Returns the axes
+    of the operand held at one index, and for each axis of the result the axis of the operand, or
+    None for a new one; None for any other gather.
+    """
+    numbers = params["dimension_numbers"]
+    taken = numbers.start_index_map
+    if (
+        indices.depends
+        or indices.on_data
+        or numbers.operand_batching_dims
+        or numbers.collapsed_slice_dims != tuple(sorted(taken))
+        or any(
+            size != (1 if axis in taken else operand.shape[axis])
+            for axis, size in enumerate(params["slice_sizes"])
+        )
+    ):
+        return None
+    index = _constant(indices)
+    if index is None:
+        return None
+    batch: list[int | None] = [None] * (index.ndim - 1)
+    held = {}
+    for number, axis in enumerate(taken):
+        component, size = index[..., number], operand.shape[axis]
+        run = _run(component, size)
+        if size > 1 and np.all(component == component.flat[0]):
+            held[axis] = int(component.flat[0])
+        elif run is not None and batch[run] is None:
+            batch[run] = axis
+        else:
+            return None
+    offset = [axis for axis in range(len(operand.shape)) if axis not in taken]
+    fresh, rest = iter(batch), iter(offset)
+    rank = len(batch) + len(offset)
+    return held, [next(rest) if i in numbers.offset_dims else next(fresh) for i in range(rank)]
+
+
+def _constant(node: Node) -> np.ndarray | None:
+    """The value of a node that is an index made of literals, by NumPy; None if it is more."""
+    if node.label == "literal":
+        return node.value
+    values = [value for n in node.inputs if (value := _constant(n)) is not None]
+    params = node.equation.params if node.equation else {}
+    if len(values) < len(node.inputs):
+        return None
+    match node.label:
+        case "iota":
+            shape, axis = node.shape, params["dimension"]
+            line = np.arange(shape[axis]).reshape(-1, *(1,) * (len(shape) - axis - 1))
+            return np.broadcast_to(line, shape)
+        case "broadcast_in_dim":
+            places = dict(zip(params["broadcast_dimensions"], values[0].shape, strict=True))
+            line = values[0].reshape([places.get(i, 1) for i in range(len(node.shape))])
+            return np.broadcast_to(line, node.shape)
+        case "reshape" | "squeeze":
+            return values[0].reshape(node.shape)
+        case "convert_element_type":
+            return values[0].astype(params["new_dtype"])
+        case "select_n" if values[0].dtype == bool and len(values) == 3:
+            return np.where(values[0], values[2], values[1])
+        case "concatenate":
+            return np.concatenate(values, params["dimension"])
+        case "add" | "sub" | "mul" | "lt" | "eq" | "ge" | "max" | "min":
+            return NUMPY[node.label](*values)
+    return None
+
+
+def _run(index: np.ndarray, size: int) -> int | None:
+    """The one axis along which an index counts 0, 1, ..., size - 1, or None."""
+    for axis, length in enumerate(index.shape):
+        counting = np.arange(size).reshape(-1, *(1,) * (index.ndim - axis - 1))
+        if length == size and np.all(index == counting):
+            return axis
+    return None
 
 
 def canonical(params: Any) -> Any:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from bayesmix.density import cached, data_of, density_of, log_density
+from bayesmix.families.product import slots_of
 from bayesmix.laplace import log_evidence
 from bayesmix.program import Mixture
 from bayesmix.sweep import whitening
@@ -155,41 +156,53 @@ def _degeneracy(
 
 def rows_needed(mixture: Mixture) -> int:
     """Rows that a cluster needs for its own parameters: D + 1 for its own covariance matrix."""
-    if mixture.components == () or len(mixture.components) > 1:
+    if mixture.general:
         return 1
-    own_matrix = any(
-        site.cluster_axis is not None
-        and any(
-            link.leaf in ("covariance_matrix", "scale_tril", "precision_matrix")
-            for link in site.links
-        )
-        for site in mixture.sites.values()
-    )
-    if mixture.family == "MultivariateNormal" and own_matrix:
-        return mixture.event_shape[0] + 1
-    own_scale = any(
-        site.cluster_axis is not None and any(link.leaf == "scale" for link in site.links)
-        for site in mixture.sites.values()
-    )
-    return 2 if own_scale else 1
+    needed = 1
+    for site in mixture.sites.values():
+        for link in site.links if site.cluster_axis is not None else ():
+            leaf, _, part = link.leaf.partition("[")
+            if leaf == "scale":
+                needed = max(needed, 2)
+            if leaf in ("covariance_matrix", "scale_tril", "precision_matrix"):
+                fed = next(o for o in mixture.observed if o.name == part[:-1] or not part)
+                if fed.family == "MultivariateNormal":
+                    needed = max(needed, 1 + fed.value.shape[-1])
+    return needed
 
 
-def _smallest_spread(mixture: Mixture, leaves: dict[str, np.ndarray]) -> np.ndarray | None:
+def _smallest_spread(mixture: Mixture, leaves: dict[str, Any]) -> np.ndarray | None:
     """Each cluster's smallest variance relative to the data's, in the worst direction, (K,)."""
     with jax.enable_x64(True):
-        family, data = density_of(mixture).family, data_of(mixture)
+        family, rows = density_of(mixture).family, data_of(mixture).rows
     if not family or not family.location_scale:
         return None
-    if "scale_tril" not in leaves:
-        scaled = leaves["scale"].reshape(mixture.K, -1) / np.asarray(data.rows.scale)
-        return (scaled**2).min(1)
-    upper = cached(mixture, "whitening", lambda: whitening(data.rows))
-    scaled = leaves["scale_tril"] / np.asarray(data.rows.scale)[:, None]
+    D, scale = rows.z.shape[1], np.asarray(rows.scale)
+    upper = cached(mixture, "whitening", lambda: whitening(rows)) if _has_matrix(leaves) else None
+    spreads = [
+        _spread(own, None if upper is None else upper[:, slot.columns], scale[slot.columns])
+        for slot, own in slots_of(family, leaves, D)
+        if slot.family.location_scale
+    ]
+    return np.min(spreads, axis=0)
+
+
+def _has_matrix(leaves: dict[str, Any]) -> bool:
+    return any(leaf.partition("[")[0] == "scale_tril" for leaf in leaves)
+
+
+def _spread(leaves: dict[str, Any], upper: np.ndarray | None, scale: np.ndarray) -> np.ndarray:
+    """``_smallest_spread`` of one site: its columns of ``whitening``, in units of ``scale``."""
+    K = len(leaves["loc"])
+    if "scale_tril" not in leaves or upper is None:
+        return ((leaves["scale"].reshape(K, -1) / scale) ** 2).min(1)
+    scaled = leaves["scale_tril"] / scale[:, None]
     # A singular matrix has no Cholesky factor; its variance counts as 0.
     whole = np.isfinite(scaled).all((-2, -1), keepdims=True)
-    if np.linalg.matrix_rank(upper) < upper.shape[0]:
-        return np.zeros(mixture.K)
-    relative = np.linalg.solve(upper.T, np.where(whole, scaled, 0.0))
+    own = np.asarray(np.linalg.qr(upper, mode="r"))
+    if np.linalg.matrix_rank(own) < own.shape[1]:
+        return np.zeros(K)
+    relative = np.linalg.solve(own.T, np.where(whole, scaled, 0.0))
     return np.linalg.svd(relative, compute_uv=False).min(-1) ** 2
 
 

@@ -25,7 +25,7 @@ from bayesmix.draws import evaluate_draws
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import geometry_at, refuse_improper
-from bayesmix.predict import brought_near, simulate_posterior, with_data
+from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture, trace
 from bayesmix.symmetry import aligned, permute_draws
 
@@ -169,8 +169,11 @@ class NUTSResult:
         pointwise = evaluate_draws(new, self.samples)["log_likelihood"]
         return np.logaddexp.reduce(pointwise, axis=(0, 1)) - np.log(np.prod(pointwise.shape[:2]))
 
-    def sample(self, key: Any, n: int) -> np.ndarray:
-        """``n`` new observations from the posterior predictive, (n, *event), in data units."""
+    def sample(self, key: Any, n: int) -> Simulated:
+        """``n`` new observations from the posterior predictive, (n, *event), in data units.
+
+        {observed site: array} where several share an assignment.
+        """
         return simulate_posterior(key, self.mixture, self.samples, n)
 
     def __repr__(self) -> str:
@@ -334,11 +337,16 @@ def _pieces(total: int) -> list[int]:
 def _check_start(mixture: Mixture, em: EMResult) -> None:
     with jax.enable_x64(True):
         same = density_of(mixture) == density_of(em.mixture)
-    if not same or not np.array_equal(mixture.value, em.mixture.value):
+    if not same or not _same_data(mixture, em.mixture):
         raise ValueError(
             "start is the EMResult of another program or other data: run EM on the same program "
             "and data first"
         )
+
+
+def _same_data(a: Mixture, b: Mixture) -> bool:
+    pairs: list[Any] = [(a.value, b.value), (a.weights, b.weights), (a.labels, b.labels)]
+    return all(x is y is None or np.array_equal(x, y) for x, y in pairs)
 
 
 # ------------------------------------------------------------------------------------- starts
@@ -351,7 +359,8 @@ def _from_prior(
     args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
 
     def one(key: Any) -> jax.Array:
-        seeded = handlers.seed(handlers.block(mixture.program, hide=[mixture.name]), key)
+        hidden = [site.name for site in mixture.observed]
+        seeded = handlers.seed(handlers.block(mixture.marginal, hide=hidden), key)
         found = handlers.trace(seeded).get_trace(*args, **kwargs)
         return to_free(density, {name: found[name]["value"] for name in mixture.sites}, data)
 

@@ -173,14 +173,15 @@ class _Layout:
     names : site -> variable (a `/` from `handlers.scope` cannot stand in a DataTree, and `resp`
         is ours).
     dims : variable -> dims behind chain and draw. coords : dim -> labels.
-    resp : dims of the responsibilities, the rows' and the clusters'.
+    data : observed variable -> dims behind the rows'. resp : dims of the responsibilities, the
+        rows' and the clusters'.
     """
 
     observed: str
     names: dict[str, str]
     dims: dict[str, tuple[str, ...]]
     rows: tuple[str, ...]
-    event: tuple[str, ...]
+    data: dict[str, tuple[str, ...]]
     cluster: str
     coords: dict[str, Any]
 
@@ -209,13 +210,22 @@ class _Layout:
     def resp(self) -> tuple[str, ...]:
         return (*self.rows, self.cluster)
 
+    def observations(
+        self, values: Mapping[str, np.ndarray], *, sample: Sequence[str] = SAMPLE
+    ) -> xarray.Dataset:
+        """Values of the observed sites, {site: (*sample, *rows, *event)}."""
+        named = {self.names[site]: value for site, value in values.items()}
+        dims = {name: (*self.rows, *self.data[name]) for name in named}
+        return self.group(named, dims, sample=sample)
+
     def sites(self, values: Mapping[str, np.ndarray]) -> xarray.Dataset:
         named = {self.names[site]: value for site, value in values.items()}
         return self.group(named, self.dims)
 
 
 def _layout(mixture: Any) -> _Layout:
-    names = {site: _variable(site) for site in (*mixture.sites, mixture.name)}
+    every = (*mixture.sites, mixture.name, *(site.name for site in mixture.observed))
+    names = {site: _variable(site) for site in every}
     event_shape = mixture.value.shape[len(mixture.rows) :]
     sizes: dict[str, int] = {}
     (cluster,) = _fit_dims("cluster", [mixture.cluster_dim], [mixture.K], sizes, names.values())
@@ -225,8 +235,13 @@ def _layout(mixture: Any) -> _Layout:
         names[site]: _fit_dims(names[site], found.dims, found.shape, sizes, names.values())
         for site, found in mixture.sites.items()
     }
-    observed = names[mixture.name]
-    return _Layout(observed, names, dims, rows, event, cluster, _coords(mixture, sizes, rows))
+    data = {names[mixture.name]: event}
+    for site in mixture.observed if len(mixture.observed) > 1 else ():
+        shape, name = site.value.shape[len(mixture.rows) :], names[site.name]
+        wanted = [f"{name}_dim_{axis}" for axis in range(len(shape))]
+        data[name] = _fit_dims(name, wanted, shape, sizes, names.values())
+    coords = _coords(mixture, sizes, rows)
+    return _Layout(names[mixture.name], names, dims, rows, data, cluster, coords)
 
 
 def _variable(site: str) -> str:
@@ -337,16 +352,17 @@ def _pivot_group(layout: _Layout, pivot: Mapping[str, Any]) -> xarray.Dataset:
 
 
 def _data_groups(layout: _Layout, mixture: Any) -> dict[str, xarray.Dataset]:
-    observed = layout.group(
-        {layout.observed: np.asarray(mixture.value)},
-        {layout.observed: (*layout.rows, *layout.event)},
-        sample=(),
-    )
-    if mixture.weights is None:
-        return {"observed_data": observed}
-    weights = np.broadcast_to(np.asarray(mixture.weights, np.float64), mixture.rows)
-    constant = layout.group({"weights": weights}, {"weights": layout.rows}, sample=())
-    return {"observed_data": observed, "constant_data": constant}
+    values = {site.name: np.asarray(site.value) for site in mixture.observed}
+    groups = {"observed_data": layout.observations(values, sample=())}
+    constant = {
+        name: np.broadcast_to(np.asarray(value, np.float64), mixture.rows)
+        for name, value in (("weights", mixture.weights), ("labels", mixture.labels))
+        if value is not None
+    }
+    if constant:
+        dims = dict.fromkeys(constant, layout.rows)
+        groups["constant_data"] = layout.group(constant, dims, sample=())
+    return groups
 
 
 def _requested(
@@ -359,8 +375,8 @@ def _requested(
     """Prior, prior predictive and posterior predictive draws, where a key asks for them."""
 
     def replicates(key: Any, draws: dict[str, np.ndarray]) -> xarray.Dataset:
-        values = {layout.observed: replicate(key, mixture, draws)}
-        return layout.group(values, {layout.observed: (*layout.rows, *layout.event)})
+        values = replicate(key, mixture, draws)
+        return layout.observations(values if isinstance(values, dict) else {mixture.name: values})
 
     out = {}
     if prior_key is not None:

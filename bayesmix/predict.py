@@ -11,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
+from numpyro.primitives import Messenger
 
+from bayesmix.marginal import is_assignment, row_axes
+from bayesmix.parameters import peel
 from bayesmix.program import Mixture, Params, trace
-from bayesmix.reader import peel
 
 FAR = 1e150
+
+Simulated = np.ndarray | dict[str, np.ndarray]
 
 
 def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mixture:
@@ -25,6 +29,9 @@ def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """
     if not args and not kwargs:
         return mixture
+    if hasattr(mixture.program, "prepare"):  # numbers new categories as the fit did
+        fitted = mixture.arguments.rebuild(mixture.arguments.arrays)[1]
+        kwargs = {"levels": fitted["levels"], **kwargs}
     new = trace(mixture.program, *args, **kwargs)
     if new.event_shape != mixture.event_shape:
         raise ValueError(
@@ -56,20 +63,20 @@ def brought_near(mixture: Mixture) -> Mixture:
     return trace(mixture.program, *args, **kwargs)
 
 
-def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> np.ndarray:
-    """``n`` new observations, (n, *event), at fixed params.
+def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> Simulated:
+    """``n`` new observations, (n, *event), at fixed params; {site: array} for several sites.
 
     Where parameters differ by row, the rows of the data are taken at random with replacement.
     """
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive whole number, not {n!r}")
     draws = {name: np.asarray(value)[None, None] for name, value in params.items()}
-    return replicate(key, mixture, draws, n)[0, 0]
+    return jax.tree.map(lambda value: value[0, 0], replicate(key, mixture, draws, n))
 
 
 def simulate_posterior(
     key: Any, mixture: Mixture, draws: dict[str, np.ndarray], n: int
-) -> np.ndarray:
+) -> Simulated:
     """``n`` new observations, (n, *event), each at its own posterior draw taken at random."""
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive whole number, not {n!r}")
@@ -77,16 +84,16 @@ def simulate_posterior(
     total = int(np.prod(next(iter(draws.values())).shape[:2]))
     rows = np.asarray(jax.random.randint(choose, (n,), 0, total))
     chosen = {k: v.reshape(total, *v.shape[2:])[rows][None] for k, v in draws.items()}
-    return replicate(key, mixture, chosen, 1)[0, :, 0]
+    return jax.tree.map(lambda value: value[0, :, 0], replicate(key, mixture, chosen, 1))
 
 
 def replicate(
     key: Any, mixture: Mixture, draws: dict[str, np.ndarray], n: int | None = None
-) -> np.ndarray:
+) -> Simulated:
     """Data simulated at each of the draws {site: (chain, draw, *shape)}.
 
     Returns (chain, draw, *rows, *event): a replicate of the whole data; with ``n``,
-    (chain, draw, n, *event): new rows.
+    (chain, draw, n, *event): new rows. {observed site: array} where several share an assignment.
     """
     with jax.enable_x64(True):
         lead = next(iter(draws.values())).shape[:2]
@@ -98,16 +105,18 @@ def replicate(
             one_key, params = key_and_params
             return _draw(one_key, params, mixture, n)
 
-        values = np.asarray(jax.jit(lambda kp: jax.lax.map(one, kp))((keys, flat)))
-    return values.reshape(*lead, *values.shape[1:])
+        values = jax.tree.map(np.asarray, jax.jit(lambda kp: jax.lax.map(one, kp))((keys, flat)))
+    return jax.tree.map(lambda value: value.reshape(*lead, *value.shape[1:]), values)
 
 
-def _draw(key: Any, params: Params, mixture: Mixture, n: int | None) -> jax.Array:
+def _draw(key: Any, params: Params, mixture: Mixture, n: int | None) -> Any:
     args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
     if not mixture.static_data:
         args, kwargs = jax.tree.map(
             lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, (args, kwargs)
         )
+    if mixture.assignment is not None:
+        return _draw_assigned(key, params, mixture, args, kwargs, n)
     fixed = handlers.substitute(handlers.seed(mixture.program, key), data=params)
     with validation_enabled(is_validate=False):
         site = handlers.trace(fixed).get_trace(*args, **kwargs)[mixture.name]
@@ -121,3 +130,68 @@ def _draw(key: Any, params: Params, mixture: Mixture, n: int | None) -> jax.Arra
         whole = jax.vmap(site["fn"].sample)(jax.random.split(draw, n))
         whole = whole.reshape(n, mixture.N, *mixture.event_shape)
         return whole[jnp.arange(n), chosen]
+
+
+def _draw_assigned(
+    key: Any, params: Params, mixture: Mixture, args: Any, kwargs: Any, n: int | None
+) -> Any:
+    """``_draw`` for a program with an assignment: z is drawn, then what depends on it.
+
+    New rows (``n``) are rows of whole replicates; they have no known label. Where parameters
+    differ by row the rows are taken at random with replacement, one from each of n replicates.
+    """
+
+    def whole(key: Any) -> dict[str, jax.Array]:
+        return _replicate_assigned(key, params, mixture, args, kwargs, labelled=n is None)
+
+    if n is None:
+        values = whole(key)
+    else:
+        rows, draw = jax.random.split(key)
+        count = n if mixture.by_row else -(-n // mixture.N)
+        many = jax.vmap(whole)(jax.random.split(draw, count))
+        ranks = len(mixture.rows)
+        flat = {k: v.reshape(count, mixture.N, *v.shape[1 + ranks :]) for k, v in many.items()}
+        if mixture.by_row:
+            chosen = jax.random.randint(rows, (n,), 0, mixture.N)
+            values = {name: value[jnp.arange(n), chosen] for name, value in flat.items()}
+        else:
+            values = {
+                name: value.reshape(count * mixture.N, *value.shape[2:])[:n]
+                for name, value in flat.items()
+            }
+    return values if len(mixture.observed) > 1 else values[mixture.name]
+
+
+def _replicate_assigned(
+    key: Any, params: Params, mixture: Mixture, args: Any, kwargs: Any, labelled: bool
+) -> dict[str, jax.Array]:
+    """Each observed site drawn again, rows first, given assignments drawn from their weights."""
+    drawn = _Drawn(mixture, key, labelled)
+    with validation_enabled(is_validate=False), handlers.block(), drawn:
+        handlers.substitute(mixture.program, data=params)(*args, **kwargs)
+    return drawn.values
+
+
+class _Drawn(Messenger):
+    """Draws the assignment, then every observed site that uses it; ``values`` has those."""
+
+    def __init__(self, mixture: Mixture, key: Any, labelled: bool) -> None:
+        super().__init__()
+        self.assignment, self.labelled = mixture.assignment, labelled
+        self.names = {site.name for site in mixture.observed}
+        self.keys = iter(jax.random.split(key, len(self.names) + 1))
+        self.values: dict[str, jax.Array] = {}
+        self.drawn: Any = None
+        self.axes: tuple[int, ...] = ()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "deterministic" and msg["name"] == self.assignment:
+            msg["value"] = msg["value"] if self.labelled else self.drawn
+        elif msg["type"] == "sample" and msg["value"] is None and is_assignment(msg):
+            msg["value"] = self.drawn = msg["fn"].sample(next(self.keys))
+            self.axes = row_axes(msg)
+        elif msg["type"] == "sample" and msg["name"] in self.names:
+            msg["value"] = value = msg["fn"].sample(next(self.keys))
+            rows = [axis - msg["fn"].event_dim for axis in self.axes]
+            self.values[msg["name"]] = jnp.moveaxis(value, rows, range(len(rows)))

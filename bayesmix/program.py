@@ -1,10 +1,10 @@
 """A NumPyro program and its data, read as a mixture.
 
 ``trace`` runs the program once on abstract values (nothing is sampled, nothing is compiled) and
-returns a ``Mixture``: the latent sites with their priors, the one observed mixture site, which
-parameter of the components each site feeds, and the arithmetic of all log densities as a graph.
-Everything that fits a mixture works on that graph, so the objective is the program's own, never a
-second version of it.
+returns a ``Mixture``: the latent sites with their priors, the observed mixture, which parameter
+of the components each site feeds, and the arithmetic of all log densities as a graph. Everything
+that fits a mixture works on that graph, so the objective is the program's own, never a second
+version of it.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpyro.distributions as dist
 
 from bayesmix.arguments import Arguments, read_arguments
 from bayesmix.checks import check_data
 from bayesmix.graph import Axes, Node, axes, core, evaluate, unary_map
-from bayesmix.reader import NEEDS_VALUES, Found, Reading, peel, read, unwrap, x64
+from bayesmix.marginal import marginalize
+from bayesmix.observed import Found, Part
+from bayesmix.parameters import peel, unwrap
+from bayesmix.reader import NEEDS_VALUES, Reading, read, x64
 
 Params = dict[str, Any]
 
@@ -68,27 +70,70 @@ class Site:
 
 
 @dataclass(frozen=True, eq=False)
+class Observed:
+    """An observed site of the mixture.
+
+    ``value`` has the rows first, then the axes of plates within a row, then the event's
+    (``event_dim`` of them); ``given`` are parameters that are data (numbers of trials), in the same
+    shape. ``components`` are the distributions' classes, one per family, and
+    ``supports`` their supports.
+    """
+
+    name: str
+    value: np.ndarray = field(repr=False)
+    given: dict[str, np.ndarray] = field(repr=False)
+    event_dim: int
+    components: tuple[type, ...]
+    supports: tuple[Any, ...] = field(repr=False)
+
+    @property
+    def family(self) -> str:
+        return " | ".join(component.__name__ for component in self.components)
+
+
+@dataclass(frozen=True, eq=False)
 class Mixture:
-    """What ``trace`` found in a program. Printing it shows the sites and the plan for EM."""
+    """What ``trace`` found in a program. Printing it shows the sites and the plan for EM.
+
+    ``observed`` are its observed sites: one, or those that share an assignment, whose site is
+    ``assignment``. ``value`` are the data: those of the one site, or all columns side by side.
+    ``weights`` and ``labels`` (the known assignments, -1 for none) are by row, or None. ``by_row``:
+    whether weights or parameters of components differ by row.
+    """
 
     program: Callable[..., Any]
     arguments: Arguments = field(repr=False)
     name: str
     K: int
     sites: dict[str, Site]
-    family: str
-    components: tuple[type, ...] = field(repr=False)
-    supports: tuple[Any, ...] = field(repr=False)
-    component_rank: int
+    observed: tuple[Observed, ...]
+    assignment: str | None
+    by_row: bool
     mixture_event_dim: int
     value: np.ndarray = field(repr=False)
     weights: np.ndarray | None = field(repr=False)
+    labels: np.ndarray | None = field(repr=False)
     row_dims: tuple[str, ...]
     event_dims: tuple[str, ...]
     cluster_dim: str
     static_data: bool
     _readings: dict[bool, Reading] = field(repr=False)
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def family(self) -> str:
+        """Names of the components' families."""
+        return ", ".join(dict.fromkeys(site.family for site in self.observed))
+
+    @property
+    def general(self) -> bool:
+        """Whether the clusters are of families of their own (MixtureGeneral)."""
+        return len(self.observed[0].components) > 1
+
+    @cached_property
+    def marginal(self) -> Callable[..., Any]:
+        """The program as NumPyro can run it without enumeration: its assignment summed out."""
+        return self.program if self.assignment is None else marginalize(self.program)
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -149,6 +194,9 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
     """
     if not callable(program):
         raise ValueError(f"program must be a NumPyro program (a function), not {program!r}")
+    prepare = getattr(program, "prepare", None)  # a program that reads tables in its own way
+    if prepare is not None:
+        args, kwargs = prepare(*args, **kwargs)
     arguments = read_arguments(args, kwargs)
     with jax.enable_x64(True):
         try:
@@ -158,7 +206,7 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
             reading, found = read(program, arguments, static_data=True)
             static_data = True
         mixture = _assemble(program, arguments, reading, found, static_data)
-    check_data(mixture)
+        check_data(mixture)
     return mixture
 
 
@@ -169,58 +217,71 @@ def _assemble(
     found: Found,
     static_data: bool,
 ) -> Mixture:
-    mixture = found.mixture
-    name, K = found.site["name"], int(mixture.mixture_size)
     memo: dict[int, Axes] = {}
-    paths = _cluster_axes(reading, found, K, memo)
-    links = _links(reading, found, memo)
+    paths = _cluster_axes(reading, found, memo)
+    links = _links(reading, memo)
     plates = {n: _plate_dims(s) for n, s in found.latent.items()}
     named = (plates[n][axis] for n, axis in paths.items() if axis is not None)
     cluster_dim = next((name for name in named if name is not None), "cluster")
-    value = _concrete(reading, reading.value)
-    event_dims = _event_dims(mixture.event_dim, found.site)
+    observed = tuple(
+        _observed(
+            part, _concrete(reading, node), {n: _concrete(reading, g) for n, g in own.items()}
+        )
+        for part, node, own in zip(found.parts, reading.values, reading.givens, strict=True)
+    )
+    value, event_dim = _side_by_side(observed, len(found.row_dims))
+    width = value.shape[-1] if event_dim else None
     sites = {
-        n: _site(n, s, reading, paths[n], links.get(n, ()), plates[n], cluster_dim, value, found)
+        n: _site(n, s, reading, paths[n], links.get(n, ()), plates[n], cluster_dim, width)
         for n, s in found.latent.items()
     }
-    weights = None if reading.scale is None else _concrete(reading, reading.scale)
-    parts = (
-        mixture.component_distributions
-        if isinstance(mixture, dist.MixtureGeneral)
-        else [mixture.component_distribution]
-    )
     return Mixture(
         program=program,
         arguments=arguments,
-        name=name,
-        K=K,
+        name="+".join(part.name for part in found.parts),
+        K=found.K,
         sites=sites,
-        family=_family_name(mixture),
-        components=tuple(type(peel(part)) for part in parts),
-        supports=tuple(part.support for part in parts),
-        component_rank=len(parts[0].batch_shape),
-        mixture_event_dim=mixture.event_dim,
+        observed=observed,
+        assignment=found.assignment,
+        by_row=found.by_row,
+        mixture_event_dim=event_dim,
         value=value,
-        weights=weights,
-        row_dims=_row_dims(found.site, value.ndim - mixture.event_dim),
-        event_dims=event_dims,
+        weights=None if reading.scale is None else _concrete(reading, reading.scale),
+        labels=None if reading.labels is None else _concrete(reading, reading.labels),
+        row_dims=found.row_dims,
+        event_dims=_event_dims(event_dim, found.parts),
         cluster_dim=cluster_dim,
         static_data=static_data,
         _readings={True: reading},
     )
 
 
-def _family_name(mixture: Any) -> str:
-    if isinstance(mixture, dist.MixtureGeneral):
-        return " | ".join(type(peel(c)).__name__ for c in mixture.component_distributions)
-    return type(peel(mixture.component_distribution)).__name__
+def _observed(part: Part, value: np.ndarray, given: dict[str, np.ndarray]) -> Observed:
+    return Observed(
+        name=part.name,
+        value=value,
+        given=given,
+        event_dim=part.components[0].event_dim,
+        components=tuple(type(peel(component)) for component in part.components),
+        supports=tuple(component.support for component in part.components),
+    )
+
+
+def _side_by_side(observed: tuple[Observed, ...], rank: int) -> tuple[np.ndarray, int]:
+    """The data as one array, and its number of event axes: several sites become columns."""
+    if len(observed) == 1:
+        value = observed[0].value
+        return value, value.ndim - rank
+    columns = [site.value.reshape(*site.value.shape[:rank], -1) for site in observed]
+    return np.concatenate([column.astype(float) for column in columns], -1), 1
 
 
 def _concrete(reading: Reading, node: Node) -> np.ndarray:
     """The value of a node that is data; only data that the program computes are evaluated."""
     if node.depends:
         raise ValueError(
-            "the data or the scale of the mixture site depend on latent sites: they must be fixed"
+            "the data, the labels or the scale of the mixture depend on latent sites: they must "
+            "be fixed"
         )
     source = core(node)
     if source.number in reading.data and source.shape == node.shape:
@@ -231,9 +292,7 @@ def _concrete(reading: Reading, node: Node) -> np.ndarray:
     return np.asarray(evaluate([node], dict(reading.data))[0])
 
 
-def _cluster_axes(
-    reading: Reading, found: Found, K: int, memo: dict[int, Axes]
-) -> dict[str, int | None]:
+def _cluster_axes(reading: Reading, found: Found, memo: dict[int, Axes]) -> dict[str, int | None]:
     """For each latent site the axis that runs along the clusters, or None.
 
     Followed from the weights and the components' parameters through the program's arithmetic, then
@@ -241,10 +300,11 @@ def _cluster_axes(
     decides where the arithmetic cannot tell.
     """
     labels: set[tuple[str, int]] = set()
-    if not isinstance(found.mixture, dist.MixtureGeneral):
-        component = found.mixture.component_distribution
-        lead = len(component.batch_shape) - 1
-        for node in reading.leaves[0].values():
+    K = found.K
+    if not found.general:
+        leads = {part.name: part.lead for part in found.parts}
+        for leaf, node in reading.leaves[0].items():
+            lead = leads.get(leaf[:-1].partition("[")[2], found.parts[0].lead)
             labels |= axes(node, memo)[lead]
         labels |= axes(reading.components, memo)[-1]
     labels |= axes(reading.weights, memo)[-1] if reading.weights.shape[-1] == K else set()
@@ -268,7 +328,7 @@ def _cluster_axes(
     return result
 
 
-def _links(reading: Reading, found: Found, memo: dict[int, Axes]) -> dict[str, tuple[Link, ...]]:
+def _links(reading: Reading, memo: dict[int, Axes]) -> dict[str, tuple[Link, ...]]:
     links: dict[str, list[Link]] = {}
     families = reading.leaves if len(reading.leaves) > 1 else reading.leaves[:1]
     leaves = [("weights", reading.weights)]
@@ -276,7 +336,9 @@ def _links(reading: Reading, found: Found, memo: dict[int, Axes]) -> dict[str, t
         suffix = f"[{number}]" if len(families) > 1 else ""
         leaves += [(leaf + suffix, node) for leaf, node in family.items()]
     for leaf, node in leaves:
-        if leaf == "scale_tril" and {"covariance_matrix", "precision_matrix"} & set(families[0]):
+        _, bracket, part = leaf.partition("[")
+        matrices = {matrix + bracket + part for matrix in ("covariance_matrix", "precision_matrix")}
+        if leaf.startswith("scale_tril") and matrices & set(families[0]):
             continue  # computed from the matrix that the program gave
         mapped = unary_map(node)
         for name in sorted(node.depends):
@@ -303,18 +365,11 @@ def _plate_dims(site: dict[str, Any]) -> list[str | None]:
     return names
 
 
-def _event_dims(event_dim: int, site: dict[str, Any]) -> tuple[str, ...]:
-    declared = tuple((site["infer"] or {}).get("event_dims", ()))
-    if len(declared) == event_dim:
+def _event_dims(event_dim: int, parts: tuple[Part, ...]) -> tuple[str, ...]:
+    declared = tuple((parts[0].site["infer"] or {}).get("event_dims", ()))
+    if len(parts) == 1 and len(declared) == event_dim:
         return declared
     return ("feature", "feature_2", "feature_3")[:event_dim]
-
-
-def _row_dims(site: dict[str, Any], ndim: int) -> tuple[str, ...]:
-    names: list[str] = ["obs_id"] if ndim == 1 else [f"obs_id_{i}" for i in range(ndim)]
-    for frame in site["cond_indep_stack"]:
-        names[ndim + frame.dim] = frame.name
-    return tuple(names)
 
 
 def _site(
@@ -325,8 +380,7 @@ def _site(
     links: tuple[Link, ...],
     plates: list[str | None],
     cluster_dim: str,
-    value: np.ndarray,
-    found: Found,
+    width: int | None,
 ) -> Site:
     fn = site["fn"]
     shape = tuple(fn.shape())
@@ -336,7 +390,6 @@ def _site(
         dims[len(dims) - len(declared) :] = declared
     if cluster_axis is not None:
         dims[cluster_axis] = cluster_dim
-    width = value.shape[-1] if found.mixture.event_dim else None
     spare = ["feature_2", "feature"]
     for axis, size in enumerate(shape):
         if dims[axis] is None and size == width and spare:

@@ -4,23 +4,32 @@ Latent sites get symbols for values, so nothing is sampled and nothing compiled.
 room that knows NumPyro's handlers.
 """
 
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
+from bayesmix import marginal
 from bayesmix.arguments import Arguments
 from bayesmix.graph import Graph, Node, symbol
+from bayesmix.marginal import (
+    OBSERVED,
+    UNOBSERVED,
+    Assigned,
+    SumOut,
+    assignment_of,
+    is_assignment,
+    nesting,
+)
+from bayesmix.observed import Found, assigned_arrays, mixture_arrays
+from bayesmix.parameters import parameters, peel
 
 NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
@@ -34,15 +43,19 @@ NEEDS_VALUES = (
 class Reading:
     """The program's values as nodes of one graph, in one precision.
 
-    ``leaves``: parameters of the components, (*rows or nothing, K, *event), one dict per component
-    family; ``components``: log weight + log density, (*rows, K); ``terms``: the log density of
-    every other site, summed; ``priors``: the parameters of each latent site's prior;
-    ``supports``: the numbers in its support (the bounds of an interval); ``centres``: its mean,
-    where it has one.
+    ``values``: the data, by observed site, (*rows, ...), ``givens``: parameters that are data, too
+    (numbers of trials), each in the same shape; ``scale``: weights of the rows;
+    ``labels``: known assignments, -1 where there is none; ``leaves``: parameters of the
+    components, (*rows or nothing, K, *event), one dict per component family; ``components``: log
+    weight + log density, (*rows, K); ``terms``: the log density of every other site, summed;
+    ``priors``: the parameters of each latent site's prior; ``supports``: the numbers in its support
+    (the bounds of an interval); ``centres``: its mean, where it has one.
     """
 
-    value: Node
+    values: tuple[Node, ...]
+    givens: tuple[dict[str, Node], ...]
     scale: Node | None
+    labels: Node | None
     weights: Node
     log_weights: Node
     leaves: tuple[dict[str, Node], ...]
@@ -53,15 +66,6 @@ class Reading:
     centres: dict[str, Node]
     sites: dict[str, Node]
     data: dict[int, np.ndarray]
-
-
-@dataclass
-class Found:
-    """Static facts noted while the program ran."""
-
-    latent: dict[str, dict[str, Any]] = field(default_factory=dict)
-    site: dict[str, Any] = field(default_factory=dict)
-    mixture: Any = None
 
 
 class _Abstract(Messenger):
@@ -88,6 +92,9 @@ class _Abstract(Messenger):
         if msg["is_observed"]:
             return
         shape = msg["fn"].shape(msg["kwargs"].get("sample_shape", ()))
+        if is_assignment(msg) or isinstance(msg["fn"], Assigned):
+            msg["value"] = jnp.zeros(shape, int)  # a stand-in: the assignment is summed out later
+            return
         if msg["fn"].support is not None and msg["fn"].support.is_discrete:
             raise ValueError(_discrete_message(msg["name"], msg["fn"]))
         self.met.append((msg["name"], tuple(shape)))
@@ -95,15 +102,15 @@ class _Abstract(Messenger):
 
 
 def _discrete_message(name: str, fn: Any) -> str:
-    if name.endswith("_unobserved"):
+    if name.endswith(UNOBSERVED):
         return (
-            f"site {name.removesuffix('_unobserved')!r} uses obs_mask, which leaves missing values "
+            f"site {name.removesuffix(UNOBSERVED)!r} uses obs_mask, which leaves missing values "
             "as latent sites: leave those rows out"
         )
     kind = type(peel(fn)).__name__
     return (
-        f"site {name!r} is a latent discrete variable ({kind}): sum it out by writing the observed "
-        "site as dist.MixtureSameFamily(dist.Categorical(weights), components)"
+        f"site {name!r} is a latent discrete variable ({kind}): only an assignment, a Categorical "
+        "site, can be summed out"
     )
 
 
@@ -115,11 +122,9 @@ def read(
 
     def run(arrays: list[Any]) -> dict[str, Any]:
         args, kwargs = arguments.rebuild(arguments.arrays if static_data else arrays)
-        recorder = _Abstract(program)
-        with validation_enabled(is_validate=False), _errors_named(recorder):
-            sites = handlers.trace(recorder).get_trace(*args, **kwargs)
+        sites, summed = _executed(program, args, kwargs)
         with validation_enabled(is_validate=False):
-            return _collect(sites, found)
+            return _collect(sites, summed, found)
 
     arrays = arguments.arrays
     closed, shapes = jax.make_jaxpr(run, return_shape=True)(arrays)
@@ -128,18 +133,35 @@ def read(
     nodes = jax.tree.unflatten(jax.tree.structure(shapes), graph.read(closed, inputs))
     data = {node.number: array for node, array in zip(inputs, arrays, strict=True)}
     data |= {node.number: np.asarray(node.value) for node in graph.captured}
-    reading = Reading(
-        **{name: nodes[name] for name in ("value", "scale", "weights", "log_weights")},
-        leaves=tuple(nodes["leaves"]),
-        components=nodes["components"],
-        terms=nodes["terms"],
-        priors=nodes["priors"],
-        supports=nodes["supports"],
-        centres=nodes["centres"],
-        sites=graph.sites,
-        data=data,
-    )
-    return reading, found
+    scales = nodes.pop("scales")
+    if any(scale is not scales[0] for scale in scales):
+        raise ValueError(
+            f"handlers.scale gives the rows of {found.assignment!r} other weights than those of "
+            "the observed sites that use it: put them all inside the same handlers.scale"
+        )
+    nodes |= {"scale": scales[0], "values": tuple(nodes["values"])}
+    nodes["givens"] = tuple(nodes["givens"])
+    nodes["leaves"] = tuple(nodes["leaves"])
+    return Reading(**nodes, sites=graph.sites, data=data), found
+
+
+def _executed(
+    program: Callable[..., Any], args: Any, kwargs: Any
+) -> tuple[dict[str, Any], SumOut | None]:
+    """The program's sites, run on symbols; its assignment, if it has one, summed out."""
+    with validation_enabled(is_validate=False):
+        recorder = _Abstract(program)
+        with _errors_named(recorder):
+            sites = handlers.trace(recorder).get_trace(*args, **kwargs)
+            name = assignment_of(sites)
+        if name is None:
+            return sites, None
+        summed = SumOut(name, nesting(sites), program)
+        recorder = _Abstract(summed)
+        with _errors_named(recorder):
+            sites = handlers.trace(recorder).get_trace(*args, **kwargs)
+        summed.check()
+    return sites, summed
 
 
 @contextmanager
@@ -161,7 +183,7 @@ def _raised_here(error: BaseException) -> bool:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return last is not None and last.tb_frame.f_code.co_filename == __file__
+    return last is not None and last.tb_frame.f_code.co_filename in (__file__, marginal.__file__)
 
 
 def _program_message(error: Exception, met: list[tuple[str, tuple[int, ...]]]) -> str:
@@ -173,52 +195,23 @@ def _program_message(error: Exception, met: list[tuple[str, tuple[int, ...]]]) -
     )
 
 
-def unwrap(fn: Any) -> tuple[Any, list[Any]]:
-    """The distribution inside Expanded, Independent and Masked wrappers, and the masks."""
-    masks = []
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        if isinstance(fn, dist.MaskedDistribution):
-            masks.append(fn._mask)
-        fn = fn.base_dist
-    return fn, masks
-
-
-def peel(fn: Any) -> Any:
-    """The distribution inside Expanded, Independent and Masked wrappers."""
-    return unwrap(fn)[0]
-
-
-def _as_data(value: Any) -> jax.Array:
-    """Observed values in the ambient precision, also those the program closed over."""
-    if isinstance(value, np.ndarray):
-        value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
-    return jnp.asarray(value)
-
-
 def _is_mixture(fn: Any) -> bool:
     return hasattr(peel(fn), "component_log_probs")
 
 
-def _collect(sites: dict[str, Any], found: Found) -> dict[str, Any]:
+def _collect(sites: dict[str, Any], summed: SumOut | None, found: Found) -> dict[str, Any]:
     """The arrays that a mixture is made of, from the program's executed sites."""
     samples = {name: site for name, site in sites.items() if site["type"] == "sample"}
     found.latent = {n: s for n, s in samples.items() if not s["is_observed"]}
-    name = _mixture_site(samples)
-    found.site = site = samples[name]
-    found.mixture, masks = unwrap(site["fn"])
-    mixture = found.mixture
-    value = _as_data(site["value"])
-    _check_shapes(name, site, mixture)
-    rows = value.shape[: value.ndim - mixture.event_dim]
-    return {
-        "value": value,
-        "scale": _row_scale(site, masks, rows),
-        "weights": _mixing_values(mixture.mixing_distribution),
-        "log_weights": jax.nn.log_softmax(mixture.mixing_distribution.logits),
-        "leaves": _leaves(mixture),
-        "components": mixture.component_log_probs(value),
-        "terms": {n: _log_prob(s) for n, s in samples.items() if n != name},
-        "priors": {n: _prior_args(s["fn"]) for n, s in found.latent.items()},
+    if summed is None:
+        name = _mixture_site(samples)
+        arrays, own = mixture_arrays(name, samples[name], found), {name}
+    else:
+        own = _assigned_sites(samples, summed)
+        arrays = assigned_arrays(samples, summed, found)
+    return arrays | {
+        "terms": {n: _log_prob(s) for n, s in samples.items() if n not in own},
+        "priors": {n: parameters(s["fn"]) for n, s in found.latent.items()},
         "supports": {
             n: [jnp.asarray(leaf, float) for leaf in jax.tree.leaves(s["fn"].support)]
             for n, s in found.latent.items()
@@ -227,6 +220,24 @@ def _collect(sites: dict[str, Any], found: Found) -> dict[str, Any]:
             n: centre for n, s in found.latent.items() if (centre := _mean(s["fn"])) is not None
         },
     }
+
+
+def _assigned_sites(samples: dict[str, Any], summed: SumOut) -> set[str]:
+    """The sites whose densities are inside the sum over the assignment."""
+    latent = [name for name in summed.used if not samples[name]["is_observed"]]
+    if latent:
+        raise ValueError(
+            f"site {latent[0]!r} uses the assignment {summed.name!r} but has no data: pass them "
+            "with obs= (a latent site may not depend on the assignment)"
+        )
+    mixtures = [name for name, site in samples.items() if _is_mixture(site["fn"])]
+    others = [name for name in mixtures if name not in summed.used]
+    if others:
+        raise ValueError(
+            f"the program has an assignment, {summed.name!r}, and a mixture site, {others[0]!r}: "
+            "bayesmix fits one mixture"
+        )
+    return {*summed.used, summed.name + OBSERVED}
 
 
 def _mean(fn: Any) -> Any:
@@ -243,7 +254,7 @@ def _mixture_site(samples: dict[str, Any]) -> str:
     if len(observed) > 1:
         raise ValueError(
             f"the program has {len(observed)} observed mixture sites ({_quoted(observed)}): "
-            "bayesmix fits one; put the columns into one site with .to_event(1)"
+            "bayesmix fits one; let them share an assignment, z ~ dist.Categorical(weights)"
         )
     if observed:
         latent = [name for name in mixtures if name not in observed]
@@ -261,89 +272,13 @@ def _mixture_site(samples: dict[str, Any]) -> str:
     kinds = [f"{n!r} ({type(peel(s['fn'])).__name__})" for n, s in samples.items()]
     raise ValueError(
         f"no site of the program is a mixture (found {', '.join(kinds) or 'no sample sites'}): "
-        "write the observed site as dist.MixtureSameFamily(dist.Categorical(weights), components)"
+        "write the observed site as dist.MixtureSameFamily(dist.Categorical(weights), components), "
+        "or index its parameters by an assignment z ~ dist.Categorical(weights)"
     )
 
 
 def _quoted(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names)
-
-
-def _check_shapes(name: str, site: dict[str, Any], mixture: Any) -> None:
-    expected, value = tuple(site["fn"].shape()), jnp.shape(site["value"])
-    if value != expected:
-        raise ValueError(
-            f"site {name!r} describes data of shape {expected} (rows, then columns) but its data "
-            f"have shape {value}: check the plate's size and the number of columns"
-        )
-    if len(value) == mixture.event_dim:
-        raise ValueError(
-            f"site {name!r} has one observation and no rows: put it into numpyro.plate("
-            "'obs_id', len(x))"
-        )
-
-
-def _row_scale(site: dict[str, Any], masks: list[Any], rows: tuple[int, ...]) -> Any:
-    """Weight of each row: handlers.scale times the masks, or None when all are one."""
-    factors = [] if site["scale"] is None else [jnp.asarray(site["scale"], float)]
-    factors += [jnp.asarray(mask, float) for mask in masks if mask is not True]
-    if not factors:
-        return None
-    return jnp.broadcast_to(reduce(operator.mul, factors), rows)
-
-
-def _mixing_values(mixing: Any) -> Any:
-    """The mixing distribution's own parameter: probabilities if it has them, else logits."""
-    return mixing.probs if "probs" in vars(mixing) else mixing.logits
-
-
-def _leaves(mixture: Any) -> list[dict[str, Any]]:
-    if isinstance(mixture, dist.MixtureGeneral):
-        return [_parameters(component) for component in mixture.component_distributions]
-    return [_parameters(mixture.component_distribution)]
-
-
-def _parameters(component: Any) -> dict[str, Any]:
-    """The parameters that a component distribution was given, broadcast to (*batch, *event)."""
-    base = peel(component)
-    reinterpreted = component.event_dim - base.event_dim
-    batch = tuple(component.batch_shape) + tuple(component.event_shape[:reinterpreted])
-    return {
-        name: jnp.broadcast_to(value, batch + value.shape[value.ndim - event_dim :])
-        for name, (value, event_dim) in _own_parameters(base).items()
-    }
-
-
-def _prior_args(fn: Any) -> dict[str, Any]:
-    """The parameters of a prior, broadcast to the shape of its site (per event dimension)."""
-    base = peel(fn)
-    batch = tuple(fn.batch_shape) + tuple(fn.event_shape[: fn.event_dim - base.event_dim])
-    return {
-        name: jnp.broadcast_to(value, batch + value.shape[value.ndim - event_dim :])
-        for name, (value, event_dim) in _own_parameters(base).items()
-    }
-
-
-# Parameters that a distribution computes from what it was given, and that closed forms ask for.
-DERIVED = {
-    dist.InverseWishart: ("concentration", "scale_matrix"),
-    dist.Wishart: ("concentration", "scale_tril"),
-}
-
-
-def _own_parameters(base: Any) -> dict[str, tuple[Any, int]]:
-    found = {}
-    for name, constraint in base.arg_constraints.items():
-        value = vars(base).get(name)
-        if value is None and name in DERIVED.get(type(base), ()):
-            value = getattr(base, name)
-        if value is None and isinstance(base, dist.InverseGamma | dist.LogNormal):
-            value = vars(base.base_dist).get(name)
-        if value is not None and not isinstance(value, int | str):
-            found[name] = (jnp.asarray(value, float), constraint.event_dim)
-        elif isinstance(value, int):
-            found[name] = (jnp.asarray(value, float), 0)
-    return found
 
 
 def _log_prob(site: dict[str, Any]) -> Any:

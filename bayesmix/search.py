@@ -30,7 +30,7 @@ from bayesmix.engine import (
 )
 from bayesmix.modes import Mode, atlas, judge, rows_needed
 from bayesmix.program import Mixture, Params
-from bayesmix.start import Starts, starts_on
+from bayesmix.start import Starts, coded, starts_on
 
 SCOUT = 4096  # rows that the search looks at
 ROUGH = 1e-3  # nats: where runs on a sample stop
@@ -165,7 +165,7 @@ def search(
     x, data, whole = sample_of(mixture, climber.data, SCOUT, rng)
     scout = replace(climber, data=data, tol=climber.tol if whole else max(climber.tol, ROUGH))
     ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
-    starts = starts_on(x, mixture.K, ordered, rng)
+    starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng)
     runs: list[Run] = []
     try:
         for number in progress(range(restarts)):

@@ -9,31 +9,40 @@ assignments are softened, so that no cluster begins on a single point.
 from dataclasses import dataclass
 
 import numpy as np
+from numpyro.distributions import CategoricalLogits, CategoricalProbs
 from scipy.cluster.vq import ClusterError, kmeans2, vq
+from scipy.optimize import linear_sum_assignment
+
+from bayesmix.program import Mixture
 
 SUBSAMPLE = 4096
 SOFT = 0.05
 FIRM = 0.95
 HAZE = 0.01
 KINDS = ("k-means", "seeds", "slices", "random", "rows", "slices", "seeds", "random")
+CATEGORICAL = (CategoricalProbs, CategoricalLogits)
 LLOYD = {"k-means": 10, "seeds": 1}
 
 
 @dataclass(frozen=True)
 class Starts:
-    """Random starts for rows in some coordinates, (n, D) each; ``ordered`` clusters ascend."""
+    """Random starts for rows in some coordinates, (n, D) each; ``ordered`` clusters ascend.
+
+    ``labels`` (n,) are known assignments, -1 for none, or None.
+    """
 
     x: np.ndarray
     coordinates: tuple[np.ndarray, ...]
     K: int
     ordered: bool
     rng: np.random.Generator
+    labels: np.ndarray | None = None
 
     def start(self, number: int) -> np.ndarray:
         """Responsibilities (n, K) of start ``number``, which says of what kind it is."""
         labels = self._labels(self.coordinates[number // len(KINDS) % 2], number)
         if labels is None:
-            return self.rng.dirichlet(np.full(self.K, 0.2), size=len(self.x))
+            return self._in_order(self.rng.dirichlet(np.full(self.K, 0.2), size=len(self.x)))
         return self._in_order(soften(labels, self.K))
 
     def swap(self, resp: np.ndarray, fewest: int, most: int) -> np.ndarray:
@@ -84,15 +93,42 @@ class Starts:
         return np.searchsorted(np.sort(self.rng.random(self.K - 1)), rank)
 
     def _in_order(self, resp: np.ndarray) -> np.ndarray:
-        """For programs with ordered sites: columns such that the clusters' means ascend."""
-        if not self.ordered:
+        """Columns named as the program asks: means ascend for ordered sites, known labels agree."""
+        if self.ordered:
+            resp = resp[:, np.argsort(resp.T @ self.x[:, 0] / resp.sum(0))]
+        if self.labels is None or not (self.labels >= 0).any():
             return resp
-        return resp[:, np.argsort(resp.T @ self.x[:, 0] / resp.sum(0))]
+        known = self.labels >= 0
+        certain = np.eye(self.K)[self.labels[known]]
+        resp = resp[:, linear_sum_assignment(certain.T @ resp[known], maximize=True)[1]]
+        resp[known] = certain
+        return resp
 
 
-def starts_on(x: np.ndarray, K: int, ordered: bool, rng: np.random.Generator) -> Starts:
-    """Starts for rows ``x`` (n, D), in scaled and in whitened columns."""
-    return Starts(x, (_scaled(x), _whitened(x)), K, ordered, rng)
+def starts_on(
+    x: np.ndarray, labels: np.ndarray | None, K: int, ordered: bool, rng: np.random.Generator
+) -> Starts:
+    """Starts for rows ``x`` (n, D) with known labels, if any, in scaled and whitened columns."""
+    return Starts(x, (_scaled(x), _whitened(x)), K, ordered, rng, labels)
+
+
+def coded(mixture: Mixture, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of the sweep as columns in which distance means something, and their known labels.
+
+    Categories become indicators, successes shares of their trials. Labels are -1 for none.
+    """
+    blocks, start = [], 0
+    for site in mixture.observed:
+        width = int(np.prod(site.value.shape[len(mixture.rows) :]))
+        block, start = x[:, start : start + width], start + width
+        if all(issubclass(kind, CATEGORICAL) for kind in site.components):
+            block = np.concatenate([c[:, None] == np.unique(c) for c in block.T], 1) * 1.0
+        for _ in site.given:
+            block = block / np.maximum(x[:, start : start + width], 1)
+            start += width
+        blocks.append(block)
+    labels = None if mixture.labels is None else x[:, -1].astype(int)
+    return np.concatenate(blocks, 1), labels
 
 
 def soften(labels: np.ndarray, K: int) -> np.ndarray:

@@ -104,7 +104,10 @@ def _centre(x: np.ndarray, w: np.ndarray, family: Family) -> tuple[np.ndarray, n
     shift = sum(part_w @ part for part, part_w in _parts(x, w)) / total
     spread = np.sqrt(sum(part_w @ (part - shift) ** 2 for part, part_w in _parts(x, w)) / total)
     spread = np.where(spread > 0, spread, 1.0)
-    return shift, np.full(D, np.sqrt(np.mean(spread**2))) if family.isotropic else spread
+    if family.isotropic:
+        return shift, np.full(D, np.sqrt(np.mean(spread**2)))
+    moved = np.broadcast_to(family.location_scale, D)  # a product says it column by column
+    return np.where(moved, shift, 0.0), np.where(moved, spread, 1.0)
 
 
 def _parts(x: np.ndarray, w: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

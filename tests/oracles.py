@@ -38,9 +38,19 @@ def _is_latent(site):
     return site["type"] == "sample" and not site["is_observed"]
 
 
-def numpyro_trace(program, args=(), kwargs=None, params=None):
-    """NumPyro's trace at the given params; every latent site must be given."""
-    held = handlers.substitute(program, data=params)
+def _is_assignment(site):
+    return _is_latent(site) and site["fn"].support.is_discrete
+
+
+def numpyro_trace(program, args=(), kwargs=None, params=None, cluster=0):
+    """NumPyro's trace at the given params, every row being in ``cluster``, where rows have one."""
+
+    def value(site):
+        if site["type"] == "sample" and _is_assignment(site):
+            return jnp.full(site["fn"].shape(), cluster)
+        return params.get(site["name"])
+
+    held = handlers.substitute(program, substitute_fn=value)
     return handlers.trace(held).get_trace(*args, **(kwargs or {}))
 
 
@@ -50,9 +60,11 @@ def _latent(row_id):
     row, found = BY_ID[row_id], {}
 
     def fill(site):
-        if not _is_latent(site):
+        if site["type"] != "sample" or not _is_latent(site):
             return None
         fn = site["fn"]
+        if fn.support.is_discrete:
+            return jnp.zeros(fn.shape(), int)
         to_support = biject_to(fn.support)
         found[site["name"]] = fn.support, to_support.inverse_shape(fn.shape())
         return to_support(jnp.zeros(found[site["name"]][1]))
@@ -112,7 +124,10 @@ def compiled(function):
 def numpyro_log_joint(row, params, args=None):
     """NumPyro's log_density of the program at constrained params; traceable."""
     args = row.args if args is None else args
-    return log_density(row.program, args, row.kwargs, params)[0]
+    if row.z is None:
+        return log_density(row.program, args, row.kwargs, params)[0]
+    rows = jax.nn.logsumexp(numpyro_component_log_probs(row, params, args), -1)
+    return other_terms(row, params, args) + jnp.sum(_explicit_weights(row, params, args) * rows)
 
 
 def mixture_site(trace):
@@ -130,18 +145,55 @@ def mixture_site(trace):
 
 def numpyro_component_log_probs(row, params, args=None):
     """log w_k + log f(x_n | phi_k) as NumPyro has it, rows + (K,); traceable."""
+    if row.z is not None:
+        every = [_rows_in(row, params, args, cluster) for cluster in range(row.K)]
+        return jnp.stack(every, -1)
     trace = numpyro_trace(row.program, row.args if args is None else args, row.kwargs, params)
     _, site, mixture = mixture_site(trace)
     return mixture.component_log_probs(jnp.asarray(site["value"]))
 
 
+def _explicit_trace(row, params, args, cluster=0):
+    args = row.args if args is None else args
+    return numpyro_trace(row.program, args, row.kwargs, params, cluster)
+
+
+def _assignment_names(row):
+    return (row.z, f"{row.z}_observed", f"{row.z}_unobserved")
+
+
+def _rows_in(row, params, args, cluster):
+    """Log density of each row with its assignment, all rows being in one cluster.
+
+    -inf where a label says otherwise. Whatever stands in plates inside a row is summed.
+    """
+    trace = _explicit_trace(row, params, args, cluster)
+    total = 0.0
+    for name in (*_assignment_names(row), *row.observed):
+        if name in trace and trace[name]["type"] == "sample":
+            term = trace[name]["fn"].log_prob(trace[name]["value"])
+            total = total + (term if row.id != "explicit_groups" else term.sum(-1))
+    if f"{row.z}_observed" in trace:
+        labels = trace[f"{row.z}_observed"]["value"]
+        total = jnp.where((labels >= 0) & (labels != cluster), -jnp.inf, total)
+    return total
+
+
+def _explicit_weights(row, params, args):
+    scale = _explicit_trace(row, params, args)[row.observed[0]]["scale"]
+    return 1.0 if scale is None else scale
+
+
 def other_terms(row, params, args=None, latent=True):
     """Log probability of every site but the mixture: priors, factors, other observations."""
     trace = numpyro_trace(row.program, row.args if args is None else args, row.kwargs, params)
-    mixture, _, _ = mixture_site(trace)
+    if row.z is None:
+        inside = (mixture_site(trace)[0],)
+    else:
+        inside = (*_assignment_names(row), *row.observed)
     total = 0.0
     for name, site in trace.items():
-        if site["type"] != "sample" or name == mixture or (_is_latent(site) and not latent):
+        if site["type"] != "sample" or name in inside or (_is_latent(site) and not latent):
             continue
         term = jnp.sum(site["fn"].log_prob(site["value"]))
         total = total + (term if site["scale"] is None else site["scale"] * term)

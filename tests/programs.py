@@ -2,8 +2,8 @@
 
 One row is a program, its data, and what a careful reader expects to be found in it: which sites
 have a closed-form update, where the cluster axis is, which clusters may be swapped. Nothing here
-imports bayesmix: the table is the outside view. A new family or prior adds one row and inherits all
-properties.
+uses bayesmix but its distribution VectorMixture: the table is the outside view. A new family or
+prior adds one row and inherits all properties.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import OrderedTransform
 from scipy import stats
+
+from bayesmix import VectorMixture  # a distribution, part of the programs
 
 CLUSTER = {"event_dims": ["cluster"]}
 
@@ -49,6 +51,13 @@ RESPONSE = np.where(_rng.random(34) < 0.5, 1.0 + 0.8 * COVARIATE, -1.0 - 0.5 * C
 RESPONSE = RESPONSE + _rng.normal(0.0, 0.4, 34)
 WHOLE = np.rint(4.0 * Y).astype(np.int64)
 GRID = Y[:36].reshape(9, 4)
+VISITS = np.where(Y < 0, _rng.poisson(1.0, Y.size), _rng.poisson(4.0, Y.size))
+ANSWERS = np.where((_rng.random((Y.size, 2)) < 0.7) == (Y < 0)[:, None], 0, 1)
+ANSWERS[_rng.random((Y.size, 2)) < 0.25] = 2
+LABELS = np.where(_rng.random(Y.size) < 0.3, (Y > 0).astype(int), -1)
+TREATED = _rng.integers(4, 30, 24)
+DEATHS = _rng.binomial(TREATED, np.where(np.arange(24) % 2, 0.15, 0.6))
+PANEL = np.concatenate([_rng.normal(-0.8, 1.0, (7, 3)), _rng.normal(0.9, 0.8, (6, 3))])
 WEIGHTS = _rng.integers(1, 4, Y.size).astype(float)
 KEEP = _rng.random(Y.size) < 0.8
 
@@ -587,6 +596,145 @@ def normal_and_uniform(x):
         numpyro.sample("x", mixture, obs=x)
 
 
+ENUMERATE = {"enumerate": "parallel"}
+
+
+def explicit_normal(x, K=2):
+    """The same density as normal_inverse_gamma_variance, with its assignment written out."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    with numpyro.plate("obs_id", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.Normal(loc[z], jnp.sqrt(var[z])), obs=x)
+
+
+def explicit_nig_matrix(x, K=2):
+    """Multivariate components: location and covariance share a prior."""
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        cov = numpyro.sample("cov", dist.InverseWishart(D + 3.0, scale_matrix=1.5 * jnp.eye(D)))
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.array([0.2, -0.1]), cov / 0.3))
+    with numpyro.plate("obs_id", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.MultivariateNormal(loc[z], covariance_matrix=cov[z]), obs=x)
+
+
+def explicit_mixed(x, visits, answers, K=2):
+    """One cluster, three kinds of columns: a Gaussian, a count, two categorical answers."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+        loc = numpyro.sample("loc", dist.Normal(0.3, jnp.sqrt(var / 0.2)))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+        probs = numpyro.sample("probs", dist.Dirichlet(2.0 * jnp.ones((2, 3))).to_event(1))
+    with numpyro.plate("obs_id", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.Normal(loc[z], jnp.sqrt(var[z])), obs=x)
+        numpyro.sample("visits", dist.Poisson(rate[z]), obs=visits)
+        numpyro.sample("answers", dist.Categorical(probs[z]).to_event(1), obs=answers)
+
+
+def explicit_where(x):
+    """Clusters told apart by jnp.where, with sites of their own."""
+    weights = _weights(2, 2.0)
+    low = numpyro.sample("low", dist.Normal(-1.0, 1.0))
+    gap = numpyro.sample("gap", dist.LogNormal(0.5, 0.5))
+    with numpyro.plate("obs_id", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.Normal(jnp.where(z == 0, low, low + gap), 0.8), obs=x)
+
+
+def explicit_regression(t, y, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(-0.7, 0.5))
+    with numpyro.plate("obs_id", y.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.Normal(beta[z, 0] + beta[z, 1] * t, sigma[z]), obs=y)
+
+
+def explicit_groups(x, K=2):
+    """One assignment for each group; the observations stand in a plate inside the groups'."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    with numpyro.plate("person", x.shape[0], dim=-2):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        with numpyro.plate("visit", x.shape[1], dim=-1):
+            numpyro.sample("x", dist.Normal(loc[z], jnp.sqrt(var[z])), obs=x)
+
+
+def explicit_labelled(x, visits, labels, K=2):
+    """Some assignments are known (partial labels); two sites."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+    with numpyro.plate("obs_id", x.shape[0]):
+        z = numpyro.sample(
+            "z", dist.Categorical(weights), obs=labels, obs_mask=labels >= 0, infer=ENUMERATE
+        )
+        numpyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+        numpyro.sample("visits", dist.Poisson(rate[z]), obs=visits)
+
+
+def explicit_scaled(x, w, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    with handlers.scale(scale=w), numpyro.plate("obs_id", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.Normal(loc[z], jnp.sqrt(var[z])), obs=x)
+
+
+def explicit_gated(t, y, K=2):
+    """Weights that depend on a covariate, as in a mixture of experts."""
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(jnp.array([-1.0, 1.0]), 1.0))
+    with numpyro.plate("obs_id", y.shape[0]):
+        gate = jnp.stack([jnp.zeros_like(t), slope * t], -1)
+        z = numpyro.sample("z", dist.Categorical(logits=gate), infer=ENUMERATE)
+        numpyro.sample("x", dist.Normal(loc[z], 0.7), obs=y)
+
+
+def vector_latent_classes(x, K=2):
+    """Categorical answers: latent class analysis, without an assignment site."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        probs = numpyro.sample("probs", dist.Dirichlet(1.5 * jnp.ones((2, 3))).to_event(1))
+    mixture = VectorMixture(dist.Categorical(probs=weights), dist.Categorical(probs).to_event(1))
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture, obs=x)
+
+
+def explicit_binomial(deaths, treated, K=2):
+    """Successes out of numbers of trials that differ by row."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        probs = numpyro.sample("probs", dist.Beta(1.5, 2.0))
+    with numpyro.plate("obs_id", deaths.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.Binomial(treated, probs[z]), obs=deaths)
+
+
+def vector_binomial_logits(deaths, treated, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        logits = numpyro.sample("logits", dist.Normal(0.0, 1.5))
+    mixture = VectorMixture(
+        dist.Categorical(probs=weights), dist.Binomial(treated[:, None], logits=logits)
+    )
+    with numpyro.plate("obs_id", deaths.shape[0]):
+        numpyro.sample("x", mixture, obs=deaths)
+
+
 # ------------------------------------------------------------------ component densities, from SciPy
 # params -> log w_k + log f(x_n | phi_k), shape (N, K): the only input of the enumeration oracle.
 
@@ -689,6 +837,55 @@ def _scipy_uniform(p, x):
     return np.log(p["weights"]) + np.stack(terms, -1)
 
 
+def _log_categories(probs, x):
+    """(N, K) log probabilities of answers (N, D) with probabilities (K, D, C)."""
+    picked = np.take_along_axis(np.log(probs)[None], x[:, None, :, None].astype(int), -1)
+    return picked[..., 0].sum(-1)
+
+
+def _scipy_mixed(p, x):
+    height, visits, answers = x[:, 0], x[:, 1], x[:, 2:]
+    counts = stats.poisson.logpmf(visits[:, None], p["rate"])
+    return _scipy_normal(p, height) + counts + _log_categories(p["probs"], answers)
+
+
+def _scipy_latent_classes(p, x):
+    return np.log(p["weights"]) + _log_categories(p["probs"], x)
+
+
+def _scipy_binomial(p, x):
+    probs = p["probs"] if "probs" in p else 1.0 / (1.0 + np.exp(-p["logits"]))
+    return np.log(p["weights"]) + stats.binom.logpmf(x[:, None], TREATED[:, None], probs)
+
+
+def _scipy_where(p, x):
+    loc = np.array([p["low"], p["low"] + p["gap"]])
+    return np.log(p["weights"]) + stats.norm.logpdf(x[:, None], loc, 0.8)
+
+
+def _scipy_regression(p, x):
+    mean = p["beta"][:, 0] + p["beta"][:, 1] * COVARIATE[:, None]
+    return np.log(p["weights"]) + stats.norm.logpdf(x[:, None], mean, p["sigma"])
+
+
+def _scipy_groups(p, x):
+    terms = stats.norm.logpdf(x[:, :, None], p["loc"], np.sqrt(p["var"])).sum(1)
+    return np.log(p["weights"]) + terms
+
+
+def _scipy_labelled(p, x):
+    terms = np.log(p["weights"]) + stats.norm.logpdf(x[:, :1], p["loc"], 1.0)
+    terms = terms + stats.poisson.logpmf(x[:, 1:], p["rate"])
+    other = (LABELS >= 0)[:, None] & (LABELS[:, None] != np.arange(2))
+    return np.where(other, -np.inf, terms)
+
+
+def _scipy_gated(p, x):
+    logits = np.stack([np.zeros_like(COVARIATE), p["slope"] * COVARIATE], -1)
+    log_weights = logits - np.logaddexp(logits[:, :1], logits[:, 1:])
+    return log_weights + stats.norm.logpdf(x[:, None], p["loc"], 0.7)
+
+
 # ---------------------------------------------------------------------------------------- the table
 
 
@@ -702,6 +899,8 @@ class Row:
     proper : every prior integrates.
     bounded : the log joint has a supremum for any data (None: depends on the data).
     terms : (params, x) -> log w_k + log f(x_n | phi_k) from SciPy, (N, K).
+    data : which argument is the data, or which are the columns side by side.
+    z : the assignment of an explicit program. observed : the sites that are the mixture's.
     """
 
     id: str
@@ -716,7 +915,9 @@ class Row:
     proper: bool = True
     bounded: bool | None = True
     terms: Callable | None = None
-    data: str | int | None = 0
+    data: int | tuple[int, ...] | None = 0
+    z: str | None = None
+    observed: tuple[str, ...] = ("x",)
 
     def __str__(self):
         return self.id
@@ -730,6 +931,8 @@ class Row:
     @property
     def x(self):
         """The observed values."""
+        if isinstance(self.data, tuple):
+            return np.column_stack([self.args[number] for number in self.data])
         return Y if self.data is None else self.args[self.data]
 
 
@@ -862,6 +1065,33 @@ PROGRAMS = [
     _row("normal_and_uniform", normal_and_uniform, (Y,), 2, "",
          {"weights": C, "loc": ANY, "scale": ANY}, axes={"loc": None, "scale": None}, swap=False,
          terms=_scipy_uniform),
+    _row("explicit_normal", explicit_normal, (Y,), 2, "Normal", NIG_PLAN, z="z",
+         terms=_scipy_normal),
+    _row("explicit_nig_matrix", explicit_nig_matrix, (X,), 2, "MultivariateNormal",
+         {"weights": C, "cov": C, "loc": C}, z="z", terms=_scipy_mvn),
+    _row("explicit_mixed", explicit_mixed, (Y, VISITS, ANSWERS), 2, "Poisson",
+         NIG_PLAN | {"rate": C, "probs": C}, z="z", observed=("x", "visits", "answers"),
+         data=(0, 1, 2), terms=_scipy_mixed),
+    _row("explicit_where", explicit_where, (Y,), 2, "Normal",
+         {"weights": C, "low": A, "gap": A}, axes={"low": None, "gap": None}, swap=False, z="z",
+         terms=_scipy_where),
+    _row("explicit_regression", explicit_regression, (COVARIATE, RESPONSE), 2, "Normal",
+         {"weights": C, "beta": A, "sigma": A}, data=1, z="z", terms=_scipy_regression),
+    _row("explicit_groups", explicit_groups, (PANEL,), 2, "Normal", NIG_PLAN, z="z",
+         terms=_scipy_groups),
+    _row("explicit_labelled", explicit_labelled, (Y, VISITS, LABELS), 2, "Poisson",
+         {"weights": C, "loc": C, "rate": C}, swap=False, z="z", observed=("x", "visits"),
+         data=(0, 1), terms=_scipy_labelled),
+    _row("explicit_scaled", explicit_scaled, (Y, WEIGHTS), 2, "Normal", NIG_PLAN, z="z"),
+    _row("explicit_gated", explicit_gated, (COVARIATE, RESPONSE), 2, "Normal",
+         {"slope": A, "loc": A}, axes={"slope": None}, swap=False, data=1, z="z",
+         terms=_scipy_gated),
+    _row("explicit_binomial", explicit_binomial, (DEATHS, TREATED), 2, "Binomial",
+         {"weights": C, "probs": C}, z="z", terms=_scipy_binomial),
+    _row("vector_binomial_logits", vector_binomial_logits, (DEATHS, TREATED), 2, "Binomial",
+         {"weights": C, "logits": A}, terms=_scipy_binomial),
+    _row("vector_latent_classes", vector_latent_classes, (ANSWERS,), 2, "Categorical",
+         {"weights": C, "probs": C}, terms=_scipy_latent_classes),
 ]  # fmt: skip
 
 BY_ID = {row.id: row for row in PROGRAMS}

@@ -86,7 +86,7 @@ def record(row_id):
 
 
 def _row_weights(row):
-    if row.id == "normal_scaled_rows":
+    if row.id in ("normal_scaled_rows", "explicit_scaled"):
         return WEIGHTS
     if "mask" in row.id:
         return row.args[1].astype(float)
@@ -184,6 +184,10 @@ ENUMERATED = [
     "exponential_gamma",
     "student_t",
     "normal_and_cauchy",
+    "explicit_nig_matrix",
+    "explicit_where",
+    "explicit_groups",
+    "vector_latent_classes",
 ]  # fmt: skip
 
 

@@ -55,6 +55,7 @@ FITTED = [
     "normal_scaled_rows", "normal_conditioned", "normal_extra_terms", "mvn_niw", "mvn_tied",
     "mvn_lkj", "product_spherical", "poisson_gamma", "bernoulli_product", "exponential_gamma",
     "student_t", "regression", "two_named_normals", "normal_and_cauchy",
+    "explicit_normal", "explicit_mixed", "explicit_groups", "explicit_labelled",
 ]  # fmt: skip
 
 

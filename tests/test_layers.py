@@ -13,6 +13,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bayesmix"
 ROOMS = (
     "graph",
     "arguments",
+    "vector_mixture",
+    "parameters",
+    "marginal",
+    "observed",
     "reader",
     "checks",
     "program",

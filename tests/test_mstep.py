@@ -75,6 +75,8 @@ STEPPED = [
     "mvn_lkj", "product_diagonal", "product_spherical",
     "product_tied_diagonal", "product_flat", "poisson_gamma", "poisson_flat",
     "bernoulli_product", "exponential_gamma", "student_t", "regression", "two_named_normals",
+    "explicit_nig_matrix", "explicit_mixed", "explicit_where", "explicit_groups",
+    "explicit_labelled", "explicit_binomial", "vector_latent_classes",
 ]  # fmt: skip
 stepped = pytest.mark.parametrize("row", [BY_ID[name] for name in STEPPED], ids=str)
 

@@ -399,6 +399,7 @@ def test_names_that_a_tree_cannot_take():
             "resp": site((), (), None),
         },
         value=np.zeros((6, 2)),
+        observed=(),
         rows=(6,),
         row_dims=("item",),
         event_dims=("feature",),

@@ -44,7 +44,8 @@ def mixture_of(row):
 def test_finds_the_sites(row):
     mixture = mixture_of(row)
     shapes = {name: value.shape for name, value in oracles.draw_params(row).items()}
-    assert mixture.name == "x"
+    assert mixture.name == "+".join(row.observed)
+    assert mixture.assignment == row.z
     assert mixture.K == row.K
     assert {name: site.shape for name, site in mixture.sites.items()} == shapes
     assert all(site.name == name for name, site in mixture.sites.items())

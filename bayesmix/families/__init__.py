@@ -11,7 +11,9 @@ so that log f(x | k) = base + <T(x), eta_k> - A_k. A location-scale family also 
 ``standardise(leaves, shift, scale)``, the parameters of (x - shift) / scale: its sweep runs on
 centred and scaled data; its T(x) begins with x itself, and its parameter ``spread`` alone decides
 the natural parameters of the rest. An ``isotropic`` family has all columns scaled alike. A family
-that is not here goes through the general sweep.
+whose features depend on the shapes of the parameters (one for each category) has
+``shaped(shapes)``, which returns the family for them. A family that is not here goes through the
+general sweep.
 """
 
 from collections.abc import Callable
@@ -27,9 +29,15 @@ class Family(Protocol):
     """What the sweep needs of an exponential family; see the module's text."""
 
     name: str
-    location_scale: bool
-    isotropic: bool
-    spread: str
+
+    @property
+    def location_scale(self) -> bool | tuple[bool, ...]: ...
+
+    @property
+    def isotropic(self) -> bool: ...
+
+    @property
+    def spread(self) -> str: ...
 
     def features(self, z: jax.Array) -> jax.Array: ...
 
@@ -60,9 +68,14 @@ def family(*distributions: type) -> Callable[[type], type]:
     return register
 
 
-def find(distribution: type) -> Family | None:
-    """The family registered for exactly this distribution, or None."""
-    return _families.get(distribution)
+def find(distribution: type, shapes: dict[str, tuple[int, ...]]) -> Family | None:
+    """The family registered for exactly this distribution, or None.
+
+    ``shapes`` are those of the components' parameters, for families that depend on them.
+    """
+    found = _families.get(distribution)
+    shaped = getattr(found, "shaped", None)
+    return found if shaped is None else shaped(shapes)
 
 
 def linear(z: jax.Array) -> jax.Array:
@@ -80,4 +93,12 @@ def taken(x: jax.Array, index: Any) -> jax.Array:
     return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-from bayesmix.families import bernoulli, exponential, mvn, normal, poisson  # noqa: E402, F401
+from bayesmix.families import (  # noqa: E402
+    bernoulli,  # noqa: F401
+    binomial,  # noqa: F401
+    categorical,  # noqa: F401
+    exponential,  # noqa: F401
+    mvn,  # noqa: F401
+    normal,  # noqa: F401
+    poisson,  # noqa: F401
+)

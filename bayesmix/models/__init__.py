@@ -12,6 +12,12 @@ Choosing a model
     Counts: events per row, one column or several.
 `bernoulli(K)`
     Columns of 0 and 1; with several columns, latent class analysis.
+`categorical(K)`
+    Answers with more than two categories; with several columns, latent class analysis.
+`binomial(K)`
+    Successes out of a number of trials that may differ by row.
+`mixed({"height": "normal", "region": "categorical", ...}, K)`
+    Columns of different kinds, read by name from a table.
 
 Choosing the prior of a Gaussian mixture
 ----------------------------------------
@@ -47,7 +53,9 @@ The programs take the data as their only argument; a DataFrame will do. They are
 read them, copy them, change a prior.
 """
 
+from bayesmix.models.categories import binomial, categorical
 from bayesmix.models.continuous import gaussian
 from bayesmix.models.discrete import bernoulli, poisson
+from bayesmix.models.mixed import mixed
 
-__all__ = ["bernoulli", "gaussian", "poisson"]
+__all__ = ["bernoulli", "binomial", "categorical", "gaussian", "mixed", "poisson"]

@@ -9,7 +9,13 @@ from typing import Any
 import jax
 
 from bayesmix.density import Data, Density
-from bayesmix.mstep import mvn, normal, rates, weights  # noqa: F401  (they register their rules)
+from bayesmix.mstep import (
+    categories,  # noqa: F401  (they register their rules)
+    mvn,  # noqa: F401
+    normal,  # noqa: F401
+    rates,  # noqa: F401
+    weights,  # noqa: F401
+)
 from bayesmix.mstep.ascent import ascend
 from bayesmix.mstep.describe import describe
 from bayesmix.mstep.rules import Block, Context, Plan, Target, plan_for, rule
@@ -40,7 +46,8 @@ def m_step(
     for block in plan.blocks:
         if block.update is not None and block.target is not None:
             context = Context(density, params, statistics, data)
-            params = params | {block.target.name: block.update(block.target, context)}
+            value = block.update(block.target, context.at(block.target))
+            params = params | {block.target.name: value}
         else:
             params, inverse = ascend(
                 density, block.sites, params, inverse, statistics, data, evaluations

@@ -70,7 +70,7 @@ def _correlations(site: Site) -> str:
 
 def _own_spread(mixture: Mixture, site: Site) -> bool:
     """A spread that all clusters share cannot go to 0 unless all clusters are single values."""
-    return site.cluster_axis is not None or len(mixture.components) > 1
+    return site.cluster_axis is not None or mixture.general
 
 
 def _at_zero(site: Site) -> bool:

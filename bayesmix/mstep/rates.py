@@ -1,4 +1,4 @@
-"""Closed forms for Poisson and Exponential rates and Bernoulli probabilities."""
+"""Closed forms for Poisson and Exponential rates, Bernoulli and Binomial probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -61,12 +61,7 @@ def exponential_rate_under_flat(target: Target, context: Context) -> jax.Array:
 @rule("Bernoulli", "probs", "identity", "Beta", text="Beta on a probability")
 def probability_under_beta(target: Target, context: Context) -> jax.Array:
     """(a - 1 + successes) / (a + b - 2 + count), at most 1."""
-    count, total = _sums(target, context)
-    prior = context.prior(target.name)
-    a, b = prior["concentration1"], prior["concentration0"]
-    successes = jnp.maximum(a - 1 + total, 0)
-    failures = jnp.maximum(b - 1 + count - total, 0)
-    return _ratio(target, context, successes, successes + failures)
+    return _share_under_beta(target, context, *_sums(target, context))
 
 
 @rule("Bernoulli", "probs", "identity", "UnitUniform", "ImproperUniform", text="share (flat prior)")
@@ -74,3 +69,33 @@ def probability_under_flat(target: Target, context: Context) -> jax.Array:
     """successes / count."""
     count, total = _sums(target, context)
     return _ratio(target, context, total, count)
+
+
+@rule("Binomial", "probs", "identity", "Beta", text="Beta on a Binomial probability")
+def binomial_probability_under_beta(target: Target, context: Context) -> jax.Array:
+    """(a - 1 + successes) / (a + b - 2 + trials), at most 1."""
+    return _share_under_beta(target, context, *_trials(target, context))
+
+
+@rule("Binomial", "probs", "identity", "UnitUniform", "ImproperUniform", text="share (flat prior)")
+def binomial_probability_under_flat(target: Target, context: Context) -> jax.Array:
+    """successes / trials."""
+    trials, successes = _trials(target, context)
+    return _ratio(target, context, successes, trials)
+
+
+def _trials(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """Trials and successes, at the shape of the site."""
+    shape = context.leaves()["probs"].shape
+    successes, trials = jnp.split(context.statistics.features, 2, axis=1)
+    return to_site(trials.reshape(shape), target), to_site(successes.reshape(shape), target)
+
+
+def _share_under_beta(
+    target: Target, context: Context, count: jax.Array, total: jax.Array
+) -> jax.Array:
+    prior = context.prior(target.name)
+    a, b = prior["concentration1"], prior["concentration0"]
+    successes = jnp.maximum(a - 1 + total, 0)
+    failures = jnp.maximum(b - 1 + count - total, 0)
+    return _ratio(target, context, successes, successes + failures)

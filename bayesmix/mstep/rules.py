@@ -16,8 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from bayesmix.density import Data, Density, density_of
+from bayesmix.families import Family
+from bayesmix.families.product import Product, Slot
 from bayesmix.graph import axes, core, degree, multiple_of
 from bayesmix.program import Link, Mixture, Params, Site
+from bayesmix.sweep import Statistics
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,16 @@ class Child:
 
 @dataclass(frozen=True)
 class Target:
-    """What a rule updates: the site, its shape, its link, and the location it scales, if any."""
+    """What a rule updates: the site, its shape, its link, and the location it scales, if any.
+
+    ``site`` is the observed site that it feeds, where there are several.
+    """
 
     name: str
     shape: tuple[int, ...]
     link: Link
     child: Child | None
+    site: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,32 @@ class Context:
     params: Params
     statistics: Any
     data: Data
+    slot: Slot | None = None
 
     def prior(self, site: str) -> dict[str, jax.Array]:
         return self.density.prior(site, self.params, self.data)
 
     def leaves(self) -> dict[str, jax.Array]:
-        return self.density.leaves(self.params, self.data)
+        leaves = self.density.leaves(self.params, self.data)
+        return leaves if self.slot is None else self.slot.own(leaves)
+
+    def at(self, target: "Target") -> "Context":
+        """What a rule for the target may look at: in a product, its own site's columns."""
+        family, site = self.density.family, target.site
+        if not isinstance(family, Product) or not site:
+            return self
+        slot = next(slot for slot in family.slots if slot.site == site)
+        mass, features = self.statistics
+        rows = self.data.rows._replace(
+            shift=self.data.rows.shift[slot.columns], scale=self.data.rows.scale[slot.columns]
+        )
+        return Context(
+            self.density,
+            self.params,
+            Statistics(mass, features[:, slot.features]),
+            self.data._replace(rows=rows),
+            slot,
+        )
 
 
 Update = Callable[[Target, Context], jax.Array]
@@ -130,8 +157,7 @@ def plan_for(mixture: Mixture) -> Plan:
 
 
 def _plan(mixture: Mixture) -> Plan:
-    density = density_of(mixture)
-    family = density.family.name if density.family else None
+    family = density_of(mixture).family
     closed, rest = [], []
     for name, site in mixture.sites.items():
         block = _closed_block(mixture, site, family)
@@ -140,39 +166,54 @@ def _plan(mixture: Mixture) -> Plan:
         else:
             closed.append(block)
     order = {"weights": 0, "loc": 1}
-    closed.sort(key=lambda block: order.get(block.target.link.leaf if block.target else "", 2))
+    closed.sort(key=lambda block: order.get(_plain(block.target.link) if block.target else "", 2))
     if rest:
         closed.append(Block(tuple(rest), "ascent", "ascent on Q" + _reach(mixture, family)))
     return Plan(tuple(closed))
 
 
-def _reach(mixture: Mixture, family: str | None) -> str:
+def _reach(mixture: Mixture, family: Family | None) -> str:
     if family is None:
         return f"; the general sweep over {mixture.N} rows"
-    eta = mixture.K * _feature_count(mixture)
+    eta = mixture.K * _feature_count(mixture, family)
     return f"; the data enter through {eta} statistics, not {mixture.N} rows"
 
 
-def _feature_count(mixture: Mixture) -> int:
+def _feature_count(mixture: Mixture, family: Family) -> int:
     """Statistics of one cluster, its mass among them."""
-    family = density_of(mixture).family
-    assert family is not None
-    D = math.prod(mixture.event_shape)
-    z = jax.ShapeDtypeStruct((D, 1), jnp.result_type(float))
+    if isinstance(family, Product):
+        return 1 + family.slots[-1].features.stop
+    columns = math.prod(mixture.event_shape) * (1 + len(mixture.observed[0].given))
+    z = jax.ShapeDtypeStruct((columns, 1), jnp.result_type(float))
     return jax.eval_shape(family.features, z).shape[0]
 
 
-def _closed_block(mixture: Mixture, site: Site, family: str | None) -> Block | None:
+def _plain(link: Link) -> str:
+    """The parameter without the observed site that it belongs to: "loc" for "loc[height]"."""
+    return link.leaf.partition("[")[0]
+
+
+def _owner(link: Link, family: Family | None) -> tuple[str, str]:
+    """The name of the family that a link feeds, "any" for the weights, and the observed site."""
+    if link.leaf == "weights":
+        return "any", ""
+    if not isinstance(family, Product):
+        return (family.name if family else ""), ""
+    site = link.leaf[:-1].partition("[")[2]
+    return next(slot.family.name for slot in family.slots if slot.site == site), site
+
+
+def _closed_block(mixture: Mixture, site: Site, family: Family | None) -> Block | None:
     if len(site.links) != 1 or site.weighted or not _private(mixture, site):
         return None
     link = site.links[0]
     if link.map is None or not _covers(site, link):
         return None
-    owner = "any" if link.leaf == "weights" else family
+    owner, part = _owner(link, family)
     prior = site.prior
     if prior == "Uniform" and _is_unit_interval(mixture, site):
         prior = "UnitUniform"
-    found = _rules.get((owner, link.leaf, link.map, prior)) if owner else None
+    found = _rules.get((owner, _plain(link), link.map, prior))
     if found is None:
         return None
     child = None
@@ -182,7 +223,7 @@ def _closed_block(mixture: Mixture, site: Site, family: str | None) -> Block | N
             return None
     if not _prior_fits(mixture, site):
         return None
-    target = Target(site.name, site.shape, link, child)
+    target = Target(site.name, site.shape, link, child, part)
     return Block((site.name,), "closed", "closed form, " + found.text, target, found.update)
 
 
@@ -222,15 +263,19 @@ def _child(mixture: Mixture, site: Site, found: Rule) -> Child | None:
     if child.prior != found.child_prior or len(child.links) != 1 or child.weighted:
         return None
     link = child.links[0]
-    full = link.leaf == "loc" and link.map == "identity" and None not in link.axes
+    full = _plain(link) == "loc" and link.map == "identity" and None not in link.axes
     if not full or site.name in args["loc"].depends:
+        return None
+    _, bracket, part = link.leaf.partition("[")
+    if site.links[0].leaf.partition("[")[2] != part:
         return None
     leaves = mixture.reading.leaves[0]
     if child.prior == "Normal":
         memo: dict[int, Any] = {}
-        same = axes(args["scale"], memo) == axes(leaves["scale"], memo)
+        scale = leaves["scale" + bracket + part]
+        same = axes(args["scale"], memo) == axes(scale, memo)
         power = degree(args["scale"], site.name)
-        fits = same and power is not None and power == degree(leaves["scale"], site.name)
+        fits = same and power is not None and power == degree(scale, site.name)
     else:
         fits = "covariance_matrix" in args and multiple_of(args["covariance_matrix"]) == site.name
     return Child(child.name, link) if fits else None

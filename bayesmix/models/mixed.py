@@ -1,0 +1,254 @@
+"""Columns of different kinds in one mixture: numbers, counts, answers, read from a table by name.
+
+Given the cluster the columns are independent, except those of one Gaussian block. Each kind is a
+row of the table `KINDS`; the priors are those of the models for one kind.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+from bayesmix.models.categories import categories_prior
+from bayesmix.models.continuous import FORMS
+from bayesmix.models.inputs import cluster_count, one_of
+
+CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights
+PRIORS = ("default", "flat")
+
+Block = tuple[tuple[str, ...], str]  # columns, kind
+Program = Callable[..., None]
+
+
+def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Program:
+    """A mixture over columns of different kinds: the NumPyro program `program(table)`.
+
+        bm.models.mixed(
+            {("height", "weight"): "gaussian", "visits": "poisson", "smoker": "bernoulli",
+             "region": "categorical"}, K=3)
+
+    columns : column name -> its kind; several names together are one block.
+        "normal"       a number; sites `height_loc`, `height_var` (K,)
+        "gaussian"     a block with a full covariance matrix; `height_weight_loc`, `..._cov`
+        "poisson"      a count; `visits_rate` (K,)
+        "exponential"  a waiting time; `wait_rate` (K,)
+        "bernoulli"    0 and 1, True and False, or text with two values; `smoker_probs` (K,)
+        "categorical"  codes or text; `region_probs` (K, levels)
+    prior : "default" (those of `bm.models.gaussian`, `poisson`, `bernoulli` and `categorical`;
+        rate of a waiting time ~ Gamma(2, 2 x mean)) or "flat" (maximum likelihood).
+
+    table : a DataFrame with these columns, or {name: values}; other columns are left alone. Text
+    and categories are numbered in sorted order (a pandas Categorical keeps its own), and new data
+    are numbered in the same way. `weights` (K,) ~ Dirichlet(2, ...).
+
+    Raises ValueError naming the column: missing, not a number, a missing value, a third value in a
+    "bernoulli" column, a category that the fit has not seen.
+
+    The same arguments give the same program object, so that nothing compiles twice.
+    """
+    if not isinstance(columns, Mapping) or not columns:
+        raise ValueError(f'columns must be a dict such as {{"height": "normal"}}, got {columns!r}')
+    blocks = tuple(
+        (
+            names if isinstance(names, tuple) else (names,),
+            one_of(f"columns[{names!r}]", kind, CHOICES),
+        )
+        for names, kind in columns.items()
+    )
+    for names, kind in blocks:
+        if len(names) > 1 and kind != "gaussian":
+            raise ValueError(
+                f"columns {names} are one block, which must be 'gaussian', not {kind!r}: give each "
+                "column its own entry"
+            )
+    return _mixed(blocks, cluster_count(K), one_of("prior", prior, PRIORS))
+
+
+@cache
+def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
+    def program(table: Mapping[str, Any], levels: Mapping[str, Any] | None = None) -> None:
+        """Independent columns given the assignment z; `levels`: the categories by column."""
+        levels = levels or {}
+        data = {names: _values(table, names, kind) for names, kind in blocks}
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION[prior])))
+        parameters = {}
+        with numpyro.plate("cluster", K):
+            for names, kind in blocks:
+                count = len(levels[names[0]]) if names[0] in levels else None
+                parameters[names] = KINDS[kind].sites("_".join(names), data[names], K, prior, count)
+        with numpyro.plate("obs_id", len(next(iter(data.values())))):
+            z = numpyro.sample(
+                "z", dist.Categorical(probs=weights), infer={"enumerate": "parallel"}
+            )
+            for names, kind in blocks:
+                own = (value[z] for value in parameters[names])
+                numpyro.sample("_".join(names), KINDS[kind].component(*own), obs=data[names])
+
+    def prepare(table: Any, levels: Mapping[str, Any] | None = None) -> Any:
+        """The program's arguments: the columns as numbers, and the categories they stand for."""
+        known = dict(levels or {})
+        return (_numbers(table, blocks, known),), {"levels": known}
+
+    program.prepare = prepare  # type: ignore[attr-defined]
+    program.__name__ = program.__qualname__ = "mixed"
+    return program
+
+
+# ------------------------------------------------------------------------------------- the kinds
+
+
+class Kind(NamedTuple):
+    """``sites(name, x, K, prior, levels)`` draws the parameters, (K, ...) each, in the cluster
+    plate; ``component(*parameters)`` is the distribution of the column.
+    """
+
+    sites: Callable[..., tuple[jax.Array, ...]]
+    component: Callable[..., dist.Distribution]
+
+
+def _gaussian_sites(form: str) -> Callable[..., tuple[jax.Array, ...]]:
+    def sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
+        own = FORMS[form]
+        spread = numpyro.sample(f"{name}_{own.site}", own.spread[prior](x, K))
+        return numpyro.sample(f"{name}_loc", own.loc[prior](x, spread)), spread
+
+    return sites
+
+
+def _count_sites(
+    name: str, x: jax.Array, K: int, prior: str, levels: None
+) -> tuple[jax.Array, ...]:
+    scale = (jnp.sum(x**2) + 1) / (jnp.sum(x) + 1)
+    own = dist.Gamma(2.0, 2.0 / scale) if prior == "default" else _positive()
+    return (numpyro.sample(f"{name}_rate", own),)
+
+
+def _time_sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
+    own = dist.Gamma(2.0, 2.0 * x.mean()) if prior == "default" else _positive()
+    return (numpyro.sample(f"{name}_rate", own),)
+
+
+def _positive() -> dist.Distribution:
+    return dist.ImproperUniform(dist.constraints.positive, (), ())
+
+
+def _answer_sites(
+    name: str, x: jax.Array, K: int, prior: str, levels: Any
+) -> tuple[jax.Array, ...]:
+    share = (jnp.sum(x) + 0.5) / (len(x) + 1)
+    own = dist.Beta(1 + share, 2 - share) if prior == "default" else dist.Uniform(0.0, 1.0)
+    return (numpyro.sample(f"{name}_probs", own),)
+
+
+def _category_sites(
+    name: str, x: jax.Array, K: int, prior: str, levels: int
+) -> tuple[jax.Array, ...]:
+    return (numpyro.sample(f"{name}_probs", categories_prior(x, levels, prior)),)
+
+
+KINDS = {
+    "normal": Kind(_gaussian_sites("univariate"), lambda loc, var: dist.Normal(loc, jnp.sqrt(var))),
+    "gaussian": Kind(_gaussian_sites("full"), FORMS["full"].component),
+    "poisson": Kind(_count_sites, dist.Poisson),
+    "exponential": Kind(_time_sites, dist.Exponential),
+    "bernoulli": Kind(_answer_sites, lambda probs: dist.Bernoulli(probs=probs)),
+    "categorical": Kind(_category_sites, lambda probs: dist.Categorical(probs=probs)),
+}
+CHOICES = tuple(KINDS)
+
+
+# -------------------------------------------------------------------------------- reading a table
+
+
+def _values(table: Mapping[str, Any], names: tuple[str, ...], kind: str) -> jax.Array:
+    """The columns of one block: (N,), or (N, D) for a Gaussian block."""
+    columns = [jnp.asarray(table[n], int if kind == "categorical" else float) for n in names]
+    return columns[0] if kind != "gaussian" else jnp.stack(columns, -1)
+
+
+def _numbers(table: Any, blocks: tuple[Block, ...], levels: dict[str, Any]) -> dict[str, Any]:
+    """{column: numbers}; fills `levels` with the categories, or numbers by those it has."""
+    found = {}
+    for names, kind in blocks:
+        for name in names:
+            values = _column(table, name)
+            if kind == "categorical" or (kind == "bernoulli" and values.dtype.kind in "OUST"):
+                own = levels.setdefault(name, _categories(table, name, values))
+                values = _coded(name, values, own)
+                if kind == "bernoulli" and len(own) > 2:
+                    raise ValueError(
+                        f"column {name!r} is 'bernoulli' but has {len(own)} values "
+                        f"({', '.join(map(repr, own[:4]))}, ...): make it 'categorical'"
+                    )
+            found[name] = _checked(name, values)
+    sizes = {name: len(values) for name, values in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the columns differ in their number of rows: {sizes}")
+    return found
+
+
+def _column(table: Any, name: str) -> np.ndarray:
+    try:
+        column = table[name]
+    except (KeyError, IndexError, TypeError):
+        known = list(getattr(table, "columns", table if isinstance(table, Mapping) else ()))
+        raise ValueError(
+            f"the data have no column {name!r}; they have {', '.join(map(repr, known)) or 'none'}"
+        ) from None
+    values = np.asarray(column)
+    missing = np.array([value is None or value != value for value in values.ravel()], bool)
+    if missing.any():
+        raise ValueError(
+            f"column {name!r} has a missing value at row {int(missing.argmax())} "
+            f"({int(missing.sum())} of {len(missing)} rows): remove the row or fill it in"
+        )
+    return values
+
+
+def _categories(table: Any, name: str, values: np.ndarray) -> tuple[Any, ...]:
+    """The categories of a column in their order: a pandas Categorical's own, or sorted."""
+    own = getattr(getattr(table[name], "dtype", None), "categories", None)
+    found = list(own) if own is not None else sorted(set(values.tolist()), key=_by_kind)
+    return tuple(value.item() if isinstance(value, np.generic) else value for value in found)
+
+
+def _by_kind(value: Any) -> tuple[str, Any]:
+    return ("" if isinstance(value, int | float) else type(value).__name__, value)
+
+
+def _coded(name: str, values: np.ndarray, categories: tuple[Any, ...]) -> np.ndarray:
+    code = {value: number for number, value in enumerate(categories)}
+    unknown = [row for row, value in enumerate(values.tolist()) if value not in code]
+    if unknown:
+        raise ValueError(
+            f"column {name!r} has {values[unknown[0]]!r} at row {unknown[0]}, which is none of the "
+            f"categories of the fit ({', '.join(map(repr, categories[:6]))})"
+        )
+    return np.array([code[value] for value in values.tolist()])
+
+
+def _checked(name: str, values: np.ndarray) -> np.ndarray:
+    if values.ndim != 1:
+        raise ValueError(f"column {name!r} has shape {values.shape}, it must be one value per row")
+    if values.dtype.kind == "O":
+        values = np.array([_number(name, row, value) for row, value in enumerate(values)])
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"column {name!r} is text ({str(values[0])!r}, ...): make it 'categorical', or leave "
+            "it out"
+        )
+    return values
+
+
+def _number(name: str, row: int, value: Any) -> Any:
+    if isinstance(value, bool | int | float | np.number):
+        return value
+    raise ValueError(
+        f"column {name!r} has {value!r} at row {row}, which is not a number: make the column "
+        "'categorical', or leave it out"
+    )

@@ -1,0 +1,29 @@
+"""Closed forms for Categorical probabilities: latent class analysis."""
+
+import jax
+import jax.numpy as jnp
+
+from bayesmix.mstep.reduce import to_site
+from bayesmix.mstep.rules import Context, Target, rule
+
+
+@rule("Categorical", "probs", "identity", "Dirichlet", text="Dirichlet on category probabilities")
+def categories_under_dirichlet(target: Target, context: Context) -> jax.Array:
+    """Counts + concentration - 1, normalised; a category that this makes negative gets 0."""
+    return _shares(target, context, context.prior(target.name)["concentration"] - 1)
+
+
+@rule("Categorical", "probs", "identity", "ImproperUniform", text="shares (flat prior)")
+def categories_under_flat(target: Target, context: Context) -> jax.Array:
+    """The shares of the categories."""
+    return _shares(target, context, 0.0)
+
+
+def _shares(target: Target, context: Context, added: jax.Array | float) -> jax.Array:
+    """Normalised counts; the current value where nothing bears on the site."""
+    leaf = context.leaves()["probs"]
+    counts = to_site(context.statistics.features.reshape(leaf.shape), target)
+    counts = jnp.maximum(counts + added, 0)
+    total = counts.sum(-1, keepdims=True)
+    shares = counts / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, shares, context.params[target.name])

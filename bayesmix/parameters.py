@@ -1,0 +1,63 @@
+"""What a NumPyro distribution was given: its parameters, by name, behind its wrappers."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+# Parameters that a distribution computes from what it was given, and that closed forms ask for.
+DERIVED = {
+    dist.InverseWishart: ("concentration", "scale_matrix"),
+    dist.Wishart: ("concentration", "scale_tril"),
+}
+
+# Parameters that are data: how many trials the successes were counted in, row by row.
+GIVEN = {
+    dist.BinomialProbs: ("total_count",),
+    dist.BinomialLogits: ("total_count",),
+    dist.BetaBinomial: ("total_count",),
+}
+
+
+def unwrap(fn: Any) -> tuple[Any, list[Any]]:
+    """The distribution inside Expanded, Independent and Masked wrappers, and the masks."""
+    masks = []
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        if isinstance(fn, dist.MaskedDistribution):
+            masks.append(fn._mask)
+        fn = fn.base_dist
+    return fn, masks
+
+
+def peel(fn: Any) -> Any:
+    """The distribution inside Expanded, Independent and Masked wrappers."""
+    return unwrap(fn)[0]
+
+
+def parameters(fn: Any) -> dict[str, Any]:
+    """The parameters that a distribution was given, broadcast to (*batch, *event).
+
+    The axes of a parameter that is itself a vector or a matrix come last.
+    """
+    base = peel(fn)
+    batch = tuple(fn.batch_shape) + tuple(fn.event_shape[: fn.event_dim - base.event_dim])
+    return {
+        name: jnp.broadcast_to(value, batch + value.shape[value.ndim - event_dim :])
+        for name, (value, event_dim) in own_parameters(base).items()
+    }
+
+
+def own_parameters(base: Any) -> dict[str, tuple[Any, int]]:
+    """The parameters as they were given, each with its number of event axes."""
+    found = {}
+    for name, constraint in base.arg_constraints.items():
+        value = vars(base).get(name)
+        if value is None and name in DERIVED.get(type(base), ()):
+            value = getattr(base, name)
+        if value is None and isinstance(base, dist.InverseGamma | dist.LogNormal):
+            value = vars(base.base_dist).get(name)
+        if value is not None and not isinstance(value, int | str):
+            found[name] = (jnp.asarray(value, float), constraint.event_dim)
+        elif isinstance(value, int):
+            found[name] = (jnp.asarray(value, float), 0)
+    return found
