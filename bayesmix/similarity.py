@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.allocations import BLOCK, check_tree, read_labels, resp_blocks, rows_of
+from bayesmix.allocations import BLOCK, Rows, check_tree, read_labels, resp_blocks, rows_of
 
 if TYPE_CHECKING:
     import xarray
@@ -29,32 +29,36 @@ def similarity(draws: Any, *, mixture: Any = None) -> xarray.DataArray:
     """
     from xarray import DataArray
 
-    total, count, rows = _summed(draws, mixture)
-    # BLAS has filled one triangle
-    P = np.triu(total, 1).astype(np.float64) / count
-    P += P.T
-    np.fill_diagonal(P, 1.0)
+    blocks, rows = blocks_of(draws, mixture)
+    P, _ = mean_products(blocks)
+    rows = rows or rows_of(draws, len(P))
     dims = (rows.dim, f"{rows.dim}_2")
     return DataArray(P, dims=dims, coords=rows.coords(*dims), name="similarity")
 
 
-def _summed(draws: Any, mixture: Any) -> tuple[np.ndarray, int, Any]:
-    """Sum over draws of R R^T (upper triangle), number of draws, the observations."""
+def blocks_of(draws: Any, mixture: Any = None) -> tuple[Iterator[np.ndarray], Rows | None]:
+    """Responsibilities (block, N, K), labels as 0 and 1; the observations, where labels have them.
+
+    draws, mixture : as in `similarity`.
+    """
     if has_responsibilities(draws, mixture):
         check_tree(draws, "similarity")
-        total, count = _products(resp_blocks(draws, mixture))
-        return total, count, rows_of(draws, len(total))
+        return resp_blocks(draws, mixture), None
     labels = read_labels(draws)
-    return *_products(one_hot(labels.values)), labels.rows
+    return one_hot(labels.values), labels.rows
 
 
-def _products(blocks: Iterator[np.ndarray]) -> tuple[np.ndarray, int]:
+def mean_products(blocks: Iterator[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Mean over draws of R R^T with diagonal 1, (N, N), and the number of draws."""
     total, count = None, 0
     for block in blocks:
         total = _add_products(total, block)
         count += len(block)
     assert total is not None
-    return total, count
+    P = np.triu(total, 1).astype(np.float64) / count  # BLAS has filled one triangle
+    P += P.T
+    np.fill_diagonal(P, 1.0)
+    return P, count
 
 
 def has_responsibilities(draws: Any, mixture: Any = None) -> bool:

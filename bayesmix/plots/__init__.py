@@ -1,15 +1,35 @@
-"""Pictures of a fitted mixture: data, clusters, responsibilities, and EM against NUTS.
+"""Pictures of a fitted mixture: data, clusters, partitions, and EM against NUTS.
 
-Every function takes results (`EMResult`, `NUTSResult`) or DataTrees, and returns a matplotlib
-Figure; those that draw into one panel also take `ax=`. Draws of NUTS are relabelled first, so a
-colour is one cluster throughout.
+Every function takes results (`EMResult`, `NUTSResult`), DataTrees, partitions or labels, and
+returns a matplotlib Figure; those that draw into one panel also take `ax=`. Draws of NUTS are
+relabelled first, so a colour is one cluster throughout; partitions need no names, and pictures of
+one give each of its clusters the colour of its number.
 
-Lives here: drawing. Does not live here: any number that `card` or a DataTree does not already hold,
-except densities on a grid.
+Lives here: drawing. Does not live here: any number that `card`, `partition` or a DataTree does not
+already hold, except densities on a grid.
 """
 
+from bayesmix.plots.alluvial import alluvial
+from bayesmix.plots.ball import credible_ball, uncertainty
 from bayesmix.plots.chains import rank, trace
 from bayesmix.plots.data import clusters, density
 from bayesmix.plots.engines import forest, history, responsibilities
+from bayesmix.plots.names import relabelling, ridges
+from bayesmix.plots.partitions import n_occupied, similarity
 
-__all__ = ["clusters", "density", "forest", "history", "rank", "responsibilities", "trace"]
+__all__ = [
+    "alluvial",
+    "clusters",
+    "credible_ball",
+    "density",
+    "forest",
+    "history",
+    "n_occupied",
+    "rank",
+    "relabelling",
+    "responsibilities",
+    "ridges",
+    "similarity",
+    "trace",
+    "uncertainty",
+]

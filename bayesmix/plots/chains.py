@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,16 +22,25 @@ VISUALS: dict[str, Any] = {
 RANKED = 250  # draws of a chain that are ranked
 
 
-def trace(source: Any, var_names: Sequence[str] | None = None) -> Figure:
+NEEDED = {"matplotlib": (), "plotly": ("plotly", "webcolors"), "bokeh": ("bokeh",), "none": ()}
+
+
+def trace(
+    source: Any, var_names: Sequence[str] | None = None, *, backend: str = "matplotlib"
+) -> Any:
     """Draws of every chain in order, by ArviZ: first label-invariant quantities, then parameters.
 
     source : NUTS's result or tree, relabelled here. var_names : which variables; default all, as
     long as there are at most 24 panels (large arrays are left out, largest first).
+    backend : "matplotlib" gives a Figure; "plotly" or "bokeh", where installed, ArviZ's interactive
+    PlotCollection, which its method `show` opens ("none": the same without a picture).
     """
-    return _by_arviz("plot_trace", source, var_names, "Draws of every chain, in order")
+    return _by_arviz("plot_trace", source, var_names, "Draws of every chain, in order", backend)
 
 
-def rank(source: Any, var_names: Sequence[str] | None = None) -> Figure:
+def rank(
+    source: Any, var_names: Sequence[str] | None = None, *, backend: str = "matplotlib"
+) -> Any:
     """Rank plots by ArviZ: chains that agree stay inside the envelope. Arguments as in `trace`.
 
     At most 250 evenly spread draws of a chain are ranked: the envelope is simulated, in a time that
@@ -41,23 +51,39 @@ def rank(source: Any, var_names: Sequence[str] | None = None) -> Figure:
         source,
         var_names,
         "Ranks of every chain: chains that agree stay inside the grey envelope",
+        backend,
     )
 
 
-def _by_arviz(name: str, source: Any, var_names: Sequence[str] | None, title: str) -> Figure:
+def _by_arviz(
+    name: str, source: Any, var_names: Sequence[str] | None, title: str, backend: str
+) -> Any:
     import arviz_plots
 
+    _check_backend(backend)
     tree = _diagnostic_tree(source)
     if name == "plot_rank":
         tree = tree.isel(draw=slice(None, None, -(-tree["posterior"].sizes["draw"] // RANKED)))
     names = list(var_names) if var_names is not None else _few_enough(tree)
+    draw = getattr(arviz_plots, name)
+    if backend != "matplotlib":
+        return draw(tree, var_names=names, backend=backend, visuals=VISUALS[name])
     with styled():
-        drawn = getattr(arviz_plots, name)(
-            tree, var_names=names, backend="matplotlib", visuals=VISUALS[name]
-        )
+        drawn = draw(tree, var_names=names, backend=backend, visuals=VISUALS[name])
         figure = drawn.viz["figure"].item()
         _tidy(figure, tree["posterior"].sizes["chain"], title)
     return released(figure)
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in NEEDED:
+        raise ValueError(f"unknown backend {backend!r}: use one of {', '.join(map(repr, NEEDED))}")
+    missing = [package for package in NEEDED[backend] if find_spec(package) is None]
+    if missing:
+        raise ValueError(
+            f"backend {backend!r} needs {' and '.join(missing)}: "
+            f"pip install 'arviz-plots[{backend}]'"
+        )
 
 
 def _tidy(figure: Figure, chains: int, title: str) -> None:

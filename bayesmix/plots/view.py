@@ -107,6 +107,32 @@ def relabelled_tree(source: Any) -> xarray.DataTree:
     return relabel(tree, mixture=getattr(source, "mixture", None))
 
 
+def observed_in(data: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Values (N, *E) and columns' names of a DataFrame, Series, array, tree or result."""
+    from xarray import DataTree
+
+    tree = data.to_datatree() if hasattr(data, "to_datatree") else data
+    if not isinstance(tree, DataTree):
+        values = np.asarray(data)
+        if values.ndim not in (1, 2):
+            raise ValueError(
+                f"data has shape {values.shape}: pass a table, one row per observation"
+            )
+        if hasattr(data, "columns"):
+            return values, tuple(map(str, data.columns))
+        if values.ndim == 1:
+            return values, (str(getattr(data, "name", None) or "x"),)
+        return values, tuple(f"x[{i}]" for i in range(values.shape[1]))
+    if "observed_data" not in tree.children:
+        raise ValueError("the tree has no group 'observed_data': pass the data")
+    group = tree.children["observed_data"].to_dataset(inherit=False)
+    site = str(tree.attrs.get("site", next(iter(group.data_vars))))
+    rows = len(_row_dims(tree, site))
+    values = group[site].to_numpy()
+    flat = values.reshape(-1, *values.shape[rows:])
+    return flat, _columns(group[site], rows, None, getattr(data, "mixture", None), site)
+
+
 def _row_dims(tree: xarray.DataTree, site: str) -> tuple[str, ...]:
     """Dims that count observations; what the observed data have besides is one observation's."""
     pointwise = tree.children["log_likelihood"].to_dataset(inherit=False)[site]
