@@ -11,6 +11,7 @@ from scipy.stats import norm, poisson
 
 from bayesmix import plots
 from bayesmix.card import parameters
+from bayesmix.plots.view import view_of
 from bayesmix.relabel import relabel
 
 DRAWINGS = {
@@ -207,6 +208,15 @@ def test_forest_of_chosen_sites():
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert len(titles) == 4
     assert all(title.startswith("loc[") for title in titles)
+
+
+@pytest.mark.parametrize(("method", "name"), [("laplace", "Laplace"), ("elsewhere", "elsewhere")])
+def test_pictures_say_what_made_the_draws(method, name):
+    tree = fits.pair("faithful")[1].to_datatree()
+    tree.attrs["inference_method"] = method
+    assert view_of(tree).said == f"{name}, 240 draws"
+    strips = plots.responsibilities(fits.pair("faithful")[0], tree).axes[:2]
+    assert [ax.get_ylabel() for ax in strips] == ["EM", f"{name}\n(averaged)"]
 
 
 # Refusals.

@@ -334,6 +334,8 @@ def test_results_are_partitions_too():
     assert {"partition (vi)", "EM's MAP"} <= written
     share = np.bincount(np.asarray(em.responsibilities).argmax(1))
     assert f"cluster 2 ({share[2]})" in written
+    ax = plots.alluvial(em, tree()).axes[0]
+    assert {"EM's MAP", "NUTS, 240 draws"} <= {text.get_text() for text in ax.texts}
 
 
 # Names.
@@ -383,6 +385,12 @@ def test_ridges_stand_where_the_clusters_are():
 def test_other_backends_are_arviz_s():
     drawn = plots.trace(tree("faithful"), var_names=["weights"], backend="none")
     assert "weights" in drawn.viz["plot"].data_vars
+
+
+def test_a_missing_backend_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("bayesmix.plots.chains.find_spec", lambda package: None)
+    with pytest.raises(ValueError, match=r"needs plotly and webcolors: pip install"):
+        plots.rank(tree("faithful"), backend="plotly")
 
 
 # Refusals.

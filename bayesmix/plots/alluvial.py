@@ -9,6 +9,7 @@ import numpy as np
 from bayesmix.partition import Partition
 from bayesmix.partition.losses import adjusted_rand, vi
 from bayesmix.plots.canvas import INK, colours, figure_of, panel, put_title, styled
+from bayesmix.plots.view import view_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,17 +50,18 @@ def alluvial(
 ) -> Figure:
     """Where the observations of each cluster of one partition are in another.
 
-    first, second : a result of `bm.partition`, a result of EM or NUTS (each observation in its most
-    probable cluster), or (N,) labels. names : what to call them. Colours are those of the first; a
-    flow's number counts its observations; clusters of the second lie so that few flows cross. The
-    subtitle tells how far apart the two are (variation of information, adjusted Rand index).
+    first, second : a result of `bm.partition`, (N,) labels, or a result or tree of EM or NUTS (each
+    observation in its most probable cluster, after relabelling). names : what to call them. Colours
+    are those of the first; a flow's number counts its observations; clusters of the second lie so
+    that few flows cross. The subtitle tells how far apart the two are (variation of information,
+    adjusted Rand index).
     """
-    one, two = _read(first, "first"), _read(second, "second")
+    (one, one_called), (two, two_called) = _read(first, "first"), _read(second, "second")
     if len(one) != len(two):
         raise ValueError(
             f"first is of {len(one)} observations and second of {len(two)}: they must be the same"
         )
-    called = names or (_called(first, "first"), _called(second, "second"))
+    called = names or (one_called, two_called)
     left, right = np.unique(one), np.unique(two)
     table = (one[:, None] == left).T.astype(int) @ (two[:, None] == right).astype(int)
     # a cluster of the second stands at the mean height of its members in the first
@@ -76,27 +78,21 @@ def alluvial(
     return figure_of(ax)
 
 
-def _read(source: Any, what: str) -> np.ndarray:
-    """Labels with the numbers they have; anything but whole numbers is numbered in its order."""
-    if getattr(source, "responsibilities", None) is not None:
-        resp = np.asarray(source.responsibilities)
-        return resp.reshape(-1, resp.shape[-1]).argmax(axis=1)
+def _read(source: Any, what: str) -> tuple[np.ndarray, str]:
+    """Labels with the numbers they have (what is no whole number is numbered), and their name."""
+    from xarray import DataTree
+
+    if isinstance(source, DataTree) or hasattr(source, "to_datatree"):
+        view = view_of(source)
+        return view.mean_resp.argmax(axis=1), view.said
     labels = np.asarray(getattr(source, "labels", source))
     if labels.ndim != 1 or not labels.size:
         raise ValueError(
             f"{what} has shape {labels.shape}: pass a partition, one label per observation"
         )
-    if labels.dtype.kind in "iu" and labels.min() >= 0:
-        return labels.astype(int)
-    return np.unique(labels, return_inverse=True)[1]
-
-
-def _called(source: Any, default: str) -> str:
-    if isinstance(source, Partition):
-        return f"partition ({source.loss})"
-    if getattr(source, "responsibilities", None) is not None:
-        return "EM's MAP" if hasattr(source, "modes") else "NUTS"
-    return default
+    if labels.dtype.kind not in "iu" or labels.min() < 0:
+        labels = np.unique(labels, return_inverse=True)[1]
+    return labels, f"partition ({source.loss})" if isinstance(source, Partition) else what
 
 
 def _moved(table: np.ndarray) -> int:

@@ -20,6 +20,7 @@ from bayesmix.plots.canvas import (
     put_title,
     styled,
 )
+from bayesmix.plots.plane import position
 from bayesmix.plots.view import PROB, View, band, component_densities, moments_of, view_of
 
 if TYPE_CHECKING:
@@ -175,14 +176,7 @@ def _chosen(view: View, columns: Sequence[str | int] | None) -> list[int]:
     D = view.data.shape[1]
     if columns is None:
         return list(range(min(D, 5)))
-    picked = []
-    for column in columns:
-        if isinstance(column, str) and column not in view.columns:
-            raise ValueError(f"no column {column!r}: there are {', '.join(view.columns)}")
-        at = view.columns.index(column) if isinstance(column, str) else int(column)
-        if not 0 <= at < D:
-            raise ValueError(f"no column {column}: the data have {D}, counted from 0")
-        picked.append(at)
+    picked = [position(column, view.columns) for column in columns]
     if len(picked) < 2:
         raise ValueError("clusters draws two columns or more: name at least two")
     return picked

@@ -117,7 +117,7 @@ def responsibilities(*results: Any, show: int = 30) -> Figure:
         axes[len(views) - 1].set_xlabel("observation, sorted by cluster and certainty")
         marks = [Patch(color=c, label=f"cluster {k}") for k, c in enumerate(colours(views[0].K))]
         figure.legend(handles=marks, loc="outside upper right", ncols=min(len(marks), 5))
-        what = " and ".join("EM" if view.method == "em" else "NUTS" for view in views)
+        what = " and ".join(view.engine for view in views)
         axes[0].set_title(f"Responsibilities of {len(order)} observations, by {what}")
         _draw_doubtful(axes[-1], views, show)
     return figure
@@ -137,7 +137,7 @@ def _draw_strip(ax: Axes, view: View, order: np.ndarray) -> None:
     ax.set_xlim(edges[0], edges[-1])
     ax.set_ylim(0, 1)
     ax.set_yticks([0, 0.5, 1])
-    ax.set_ylabel("EM" if view.method == "em" else "NUTS\n(averaged)")
+    ax.set_ylabel("EM" if view.method == "em" else f"{view.engine}\n(averaged)")
 
 
 def _draw_doubtful(ax: Axes, views: list[View], show: int) -> None:

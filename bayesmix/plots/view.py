@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import xarray
 
 PROB = 0.95
+ENGINES = {"em": "EM", "nuts": "NUTS", "laplace": "Laplace", "bootstrap": "bootstrap"}
 GRID_DRAWS = 200  # posterior draws evaluated on a grid
 GAUSSIAN = ("Normal", "MultivariateNormal", "StudentT", "MultivariateStudentT")
 
@@ -50,7 +51,12 @@ class View:
     @property
     def said(self) -> str:
         """Where the numbers come from, for a subtitle."""
-        return "EM's MAP" if self.method == "em" else f"NUTS, {self.S} draws"
+        return "EM's MAP" if self.method == "em" else f"{self.engine}, {self.S} draws"
+
+    @property
+    def engine(self) -> str:
+        """Name of what made the draws."""
+        return ENGINES.get(self.method, self.method)
 
     def thin(self, most: int) -> np.ndarray:
         """Indices of at most `most` evenly spread draws."""
