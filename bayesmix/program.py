@@ -88,7 +88,9 @@ class Observed:
 
     @property
     def family(self) -> str:
-        return " | ".join(component.__name__ for component in self.components)
+        """Names of the families, without NumPyro's endings for a parametrisation."""
+        names = (component.__name__ for component in self.components)
+        return " | ".join(name.removesuffix("Probs").removesuffix("Logits") for name in names)
 
 
 @dataclass(frozen=True, eq=False)
