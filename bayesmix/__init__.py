@@ -6,6 +6,7 @@ from bayesmix import datasets, models, plots
 from bayesmix.adopt import adopt
 from bayesmix.allocations import allocations
 from bayesmix.approximate import LaplaceResult
+from bayesmix.blocks import Blocks
 from bayesmix.bootstrap import BootstrapResult
 from bayesmix.card import Card, card
 from bayesmix.certify import certify
@@ -43,6 +44,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 __all__ = [
     "EM",
     "NUTS",
+    "Blocks",
     "BootstrapResult",
     "Card",
     "Combination",

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from bayesmix.blocks import Blocks
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -26,12 +28,15 @@ class Arguments:
     index: Any
 
     @property
-    def arrays(self) -> list[np.ndarray]:
-        return [leaf for leaf in self.leaves if isinstance(leaf, np.ndarray)]
+    def arrays(self) -> list[Any]:
+        """The data: arrays, and at most one Blocks."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, np.ndarray | Blocks)]
 
     def rebuild(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         fresh = iter(arrays)
-        leaves = [next(fresh) if isinstance(leaf, np.ndarray) else leaf for leaf in self.leaves]
+        leaves = [
+            next(fresh) if isinstance(leaf, np.ndarray | Blocks) else leaf for leaf in self.leaves
+        ]
         return jax.tree.unflatten(self.treedef, leaves)
 
 
@@ -60,6 +65,8 @@ def _is_table(value: Any) -> bool:
 def _convert(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool | int | float | complex | str) or callable(value):
         return value
+    if isinstance(value, Blocks):
+        return value.held()
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, GeneratorType):

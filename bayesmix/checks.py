@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from numpyro.distributions import constraints
 
+from bayesmix.blocks import Blocks
+
 if TYPE_CHECKING:
     from bayesmix.program import Mixture, Observed
 
@@ -15,6 +17,9 @@ def check_data(mixture: "Mixture") -> None:
     name = mixture.name
     if mixture.N == 0:
         raise ValueError(f"site {name!r} has no rows: the data are empty")
+    if isinstance(mixture.value, Blocks):
+        _check_blocks(mixture, mixture.value)
+        return
     used = np.ones(mixture.rows, bool) if mixture.weights is None else mixture.weights != 0
     if mixture.weights is not None and not (
         np.isfinite(mixture.weights).all() and (mixture.weights >= 0).all()
@@ -36,6 +41,34 @@ def check_data(mixture: "Mixture") -> None:
         _check_trials(mixture, site, used)
         _check_support(mixture, site, used)
     _check_labels(mixture)
+
+
+def _check_blocks(mixture: "Mixture", blocks: Blocks) -> None:
+    """The same in one pass over Blocks."""
+    if mixture.weights is not None or mixture.labels is not None or mixture.observed[0].given:
+        raise ValueError(
+            f"site {mixture.name!r}: rows of Blocks have no weights, masks, labels or trials yet"
+        )
+    supports = mixture.observed[0].supports
+    open_support = any(map(_depends_on_parameters, supports))
+    start = 0
+    for block in blocks:
+        bad = ~np.isfinite(block)
+        if bad.any():
+            first = np.argwhere(bad)[0]
+            what = "is missing (NaN)" if np.isnan(block[tuple(first)]) else "is infinite"
+            position = np.array([first[0] + start, *first[1:]])
+            raise ValueError(
+                f"site {mixture.name!r}: {place(mixture, mixture.observed[0], position)} {what}: remove it"
+            )
+        inside = np.logical_or.reduce([np.asarray(s(block)) for s in supports])
+        if not (open_support or inside.all()):
+            row = int(np.argmin(inside))
+            raise ValueError(
+                f"site {mixture.name!r}: row {start + row} is {block[row]}, outside the support of "
+                f"{mixture.family}"
+            )
+        start += len(block)
 
 
 def _refuse(

@@ -17,6 +17,7 @@ import numpy as np
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
 
+from bayesmix.blocks import Blocks
 from bayesmix.families import Family, find
 from bayesmix.families.normal import Normal
 from bayesmix.families.product import Labels, Product, located
@@ -24,12 +25,16 @@ from bayesmix.graph import evaluate, fingerprint, frontier, same_along
 from bayesmix.merge import Merged, merge
 from bayesmix.program import Mixture, Params
 from bayesmix.reader import Reading, x64
+from bayesmix.rowwise import summarise
 from bayesmix.sweep import (
+    Streamed,
+    largest,
     log_likelihood,
     merged_rows,
     responsibilities_of,
     rows_of,
     scan_rows,
+    streamed_rows,
     total_base,
     total_squares,
 )
@@ -117,6 +122,8 @@ class Density:
     def prepare(self, mixture: Mixture, dtype: str) -> Data:
         """The data of a mixture whose Density this is; ``dtype`` is the precision of the sweep."""
         rows = None
+        if isinstance(mixture.value, Blocks):
+            return self._prepare_blocks(mixture, mixture.value, dtype)
         if self.family:
             merged = merged_of(mixture)
             if merged is not None:
@@ -126,6 +133,20 @@ class Density:
         source = tuple(sorted(mixture.reading.data))
         arrays = [mixture.reading.data[number] for number in source]
         return _prepare(self, source, arrays, rows)
+
+    def _prepare_blocks(self, mixture: Mixture, blocks: Blocks, dtype: str) -> Data:
+        """The same for data that are never held: summaries and moments by passes over them."""
+        if self.family is None:
+            raise ValueError(
+                f"site {mixture.name!r}: {mixture.family} components have no sweep of their own, "
+                "so their rows cannot be given as Blocks"
+            )
+        data = dict(mixture.reading.data)
+        source = next(number for number, array in data.items() if array is blocks)
+        del data[source]
+        known = summarise(self._piece.frontier, source, data, blocks)
+        rows = streamed_rows(blocks, self.family, self.K, dtype, self.tied)
+        return Data([jnp.asarray(value) for value in known], rows, jnp.asarray(rows.base, float))
 
     # ------------------------------------------------------------------ values of the program
 
@@ -187,8 +208,10 @@ class Density:
         """
         assert self.family is not None
         precision = data.rows.z.dtype
-        eta, z = located(self.family, self.natural(params, data)[0], data.rows.z)
-        size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, jnp.max(jnp.abs(z))) ** 2
+        eta, z = self.natural(params, data)[0], data.rows.z
+        if not isinstance(z, Streamed):
+            eta, z = located(self.family, eta, z)
+        size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, largest(z)) ** 2
         return ~(size * jnp.finfo(precision).eps < CANCELLATION[precision.name])
 
     def rounding(self, data: Data) -> float:
@@ -345,12 +368,14 @@ def _is_tied(family: Family, reading: Reading) -> bool:
     return same_along(reading.leaves[0][family.spread], 0)
 
 
-def columns_of(mixture: Mixture) -> tuple[np.ndarray, np.ndarray | None]:
-    """Observed values (N, D) in their own dtype, and row weights (N,) or None.
+def columns_of(mixture: Mixture) -> tuple[Any, np.ndarray | None]:
+    """Observed values (N, D) in their own dtype, or Blocks, and row weights (N,) or None.
 
     Numbers of trials follow the columns of their site; known labels come last.
     """
     weights = None if mixture.weights is None else mixture.weights.reshape(-1)
+    if isinstance(mixture.value, Blocks):
+        return mixture.value, weights
     columns = [array for site in mixture.observed for array in (site.value, *site.given.values())]
     columns += [] if mixture.labels is None else [mixture.labels]
     flat = [column.reshape(mixture.N, -1) for column in columns]
@@ -360,7 +385,7 @@ def columns_of(mixture: Mixture) -> tuple[np.ndarray, np.ndarray | None]:
 def merged_of(mixture: Mixture) -> Merged | None:
     """The distinct rows of a mixture, where they repeat enough and no parameter differs by row."""
     if "merged" not in mixture.cache:
-        whole = _family_of(mixture) is not None
+        whole = has_family(mixture) and not isinstance(mixture.value, Blocks)
         mixture.cache["merged"] = merge(*columns_of(mixture)) if whole else None
     return mixture.cache["merged"]
 
@@ -407,7 +432,7 @@ def sample_of(
         return np.asarray(x, np.float64), data._replace(rows=rows), True
     counted = np.arange(len(x)) if weights is None else np.flatnonzero(weights > 0)
     index = np.sort(rng.choice(counted, min(most, len(counted)), replace=False))
-    some = np.asarray(x[index], np.float64)
+    some = np.asarray(x[index], np.float64).reshape(len(index), -1)
     raised = np.ones(len(index)) if weights is None else weights[index]
     total = len(x) if weights is None else weights.sum()
     raised = raised * (total / raised.sum())
@@ -427,6 +452,11 @@ def row_weights(mixture: Mixture) -> np.ndarray:
 
 def row_piece(mixture: Mixture) -> tuple[Piece, list[Any]]:
     """The program's components by row, as a function, with what it needs of the data."""
+    if isinstance(mixture.value, Blocks):
+        raise ValueError(
+            "one number for every row of Blocks is not held: ask for some of the rows, as in "
+            "em.predict_proba(rows) or em.log_density(rows)"
+        )
 
     def make() -> tuple[Piece, list[Any]]:
         reading = mixture.reading
@@ -465,6 +495,7 @@ def _log_joint(
     return jax.lax.cond(density.cancels(params, data), by_components, by_sweep)
 
 
+_log_joint_of_sweep = jax.jit(Density.log_joint, static_argnums=0)
 _terms = jax.jit(Density.terms, static_argnums=0)
 
 
@@ -479,6 +510,8 @@ def log_joint(mixture: Mixture, params: Params) -> jax.Array:
     Equal to ``numpyro.infer.util.log_density(program, args, kwargs, params)[0]``, without a
     Jacobian. Traceable; in the ambient precision.
     """
+    if isinstance(mixture.value, Blocks):
+        return _log_joint_of_sweep(density_of(mixture), params, data_of(mixture))
     row = row_piece(mixture)
     return _log_joint(density_of(mixture), row[0], params, data_of(mixture), row[1])
 

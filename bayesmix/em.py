@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.arguments import seed_of
+from bayesmix.blocks import Blocks
 from bayesmix.density import data_of, density_of, has_family, log_density
 from bayesmix.engine import (
     CONVERGED,
@@ -178,7 +179,7 @@ class EM:
 def _check_size(mixture: Mixture) -> None:
     """Refuse data whose squares overflow, and fewer rows than a flat prior can be fitted to."""
     family = density_of(mixture).family
-    if family is not None and family.location_scale:
+    if family is not None and family.location_scale and not isinstance(mixture.value, Blocks):
         x = np.asarray(mixture.value, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             size = np.abs(x - x.mean(tuple(range(len(mixture.rows))))).max()
@@ -239,6 +240,8 @@ def _checked_resp(mixture: Mixture, resp: Any) -> np.ndarray:
 def _nowhere(mixture: Mixture) -> str:
     """Why the log joint is not finite at any start, as far as the data tell."""
     start = f"site {mixture.name!r}: the log joint is not finite at any of the starts: "
+    if isinstance(mixture.value, Blocks):
+        return start + "columns may be constant or collinear"
     x = np.asarray(mixture.value, np.float64).reshape(mixture.N, -1)
     if mixture.N == 1:
         return start + "there is only one row"

@@ -372,14 +372,22 @@ def evaluate(outputs: Sequence[Node], given: dict[int, Any]) -> list[Any]:
         if node.equation is None:
             values[node.number] = node.value
             continue
-        primitive = node.equation.primitive
-        bound = primitive.get_bind_params(node.equation.params)
-        # jax before 0.10 gives (functions, params), later ones params alone
-        functions, params = bound if isinstance(bound, tuple) else ((), bound)
-        result = primitive.bind(*functions, *(values[n.number] for n in node.inputs), **params)
-        for sibling in node.equation.results:
-            values[sibling.number] = result[sibling.out] if primitive.multiple_results else result
+        inputs = [values[n.number] for n in node.inputs]
+        results = bind(node, inputs, node.equation.params)
+        for sibling, value in zip(node.equation.results, results, strict=True):
+            values[sibling.number] = value
     return [values[node.number] for node in outputs]
+
+
+def bind(node: Node, inputs: Sequence[Any], params: dict[str, Any]) -> Sequence[Any]:
+    """Results of a node's primitive on other inputs."""
+    assert node.equation is not None
+    primitive = node.equation.primitive
+    bound = primitive.get_bind_params(params)
+    # jax before 0.10 gives (functions, params), later ones params alone
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    result = primitive.bind(*functions, *inputs, **params)
+    return result if primitive.multiple_results else [result]
 
 
 def fingerprint(outputs: Sequence[Node]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bayesmix.blocks import Blocks
 from bayesmix.density import cached, data_of, density_of, log_density
 from bayesmix.families.product import slots_of
 from bayesmix.laplace import log_evidence
@@ -112,7 +113,7 @@ def judge(
     degenerate : whether EM stopped because the log joint was no longer finite.
     """
     reason = _degeneracy(mixture, leaves, counts, degenerate)
-    if degenerate or "singular" in reason:
+    if (degenerate or "singular" in reason) and not isinstance(mixture.value, Blocks):
         exact = _exact_log_likelihood(mixture, params)
         log_joint, log_likelihood = log_joint - log_likelihood + exact, exact
     return Mode(

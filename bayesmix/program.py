@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from bayesmix.arguments import Arguments, read_arguments
+from bayesmix.blocks import Blocks
 from bayesmix.checks import check_data
-from bayesmix.graph import Axes, Node, axes, core, evaluate, unary_map
+from bayesmix.graph import Axes, Node, ancestors, axes, core, evaluate, unary_map
 from bayesmix.marginal import marginalize
 from bayesmix.observed import Found, Part
 from bayesmix.parameters import peel, unwrap
@@ -112,7 +113,7 @@ class Mixture:
     assignment: str | None
     by_row: bool
     mixture_event_dim: int
-    value: np.ndarray = field(repr=False)
+    value: Any = field(repr=False)  # an array, or Blocks
     weights: np.ndarray | None = field(repr=False)
     labels: np.ndarray | None = field(repr=False)
     row_dims: tuple[str, ...]
@@ -204,7 +205,12 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
         try:
             reading, found = read(program, arguments, static_data=False)
             static_data = False
-        except NEEDS_VALUES:
+        except NEEDS_VALUES as error:
+            if any(isinstance(array, Blocks) for array in arguments.arrays):
+                raise ValueError(
+                    "the program needs the data's values to run, and Blocks are never held: give "
+                    "such numbers (how many groups, say) to the program as an argument"
+                ) from error
             reading, found = read(program, arguments, static_data=True)
             static_data = True
         mixture = _assemble(program, arguments, reading, found, static_data)
@@ -291,6 +297,11 @@ def _concrete(reading: Reading, node: Node) -> np.ndarray:
     if source.label == "literal" or (source.number in reading.data and not source.shape):
         value = source.value if source.label == "literal" else reading.data[source.number]
         return np.full(node.shape, value.item(), float)
+    if any(isinstance(reading.data.get(n.number), Blocks) for n in ancestors([source])):
+        raise ValueError(
+            "the observed site must be the Blocks themselves, and its rows of weight 1: transform "
+            "or weigh the rows before they are stored"
+        )
     return np.asarray(evaluate([node], dict(reading.data))[0])
 
 

@@ -18,6 +18,7 @@ from numpyro.primitives import Messenger
 
 from bayesmix import marginal
 from bayesmix.arguments import Arguments
+from bayesmix.blocks import Blocks
 from bayesmix.graph import Graph, Node, symbol
 from bayesmix.marginal import (
     OBSERVED,
@@ -65,7 +66,7 @@ class Reading:
     supports: dict[str, list[Node]]
     centres: dict[str, Node]
     sites: dict[str, Node]
-    data: dict[int, np.ndarray]
+    data: dict[int, Any]  # arrays, or Blocks
 
 
 class _Abstract(Messenger):
@@ -127,7 +128,7 @@ def read(
             return _collect(sites, summed, found)
 
     arrays = arguments.arrays
-    closed, shapes = jax.make_jaxpr(run, return_shape=True)(arrays)
+    closed, shapes = jax.make_jaxpr(run, return_shape=True)([_abstract(a) for a in arrays])
     graph = Graph()
     inputs = [graph.data(array.shape) for array in arrays]
     nodes = jax.tree.unflatten(jax.tree.structure(shapes), graph.read(closed, inputs))
@@ -162,6 +163,13 @@ def _executed(
             sites = handlers.trace(recorder).get_trace(*args, **kwargs)
         summed.check()
     return sites, summed
+
+
+def _abstract(array: Any) -> Any:
+    """Blocks as a shape and a dtype; an array as it is."""
+    if not isinstance(array, Blocks):
+        return array
+    return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.blocks import Blocks
 from bayesmix.families import Family, linear
 from bayesmix.merge import Merged
 
@@ -86,6 +87,59 @@ def merged_rows(merged: Merged, family: Family, K: int, dtype: str) -> Rows:
     return rows._replace(place=merged.place, counts=merged.counts)
 
 
+@jax.tree_util.register_static
+class Streamed:
+    """Stands in ``Rows.z`` for rows that are read from Blocks at every pass; size as a chunk."""
+
+    def __init__(self, blocks: Blocks, shift: Any, scale: Any, size: int, dtype: str) -> None:
+        self.blocks, self.shift, self.scale = blocks, shift, scale
+        self.size, self.dtype = size, np.dtype(dtype)
+        self.largest = np.inf  # |z|
+        self.shape = (-(-len(blocks) // size), int(np.prod(blocks.shape[1:])), size)
+
+
+def streamed_rows(blocks: Blocks, family: Family, K: int, dtype: str, tied: bool) -> Rows:
+    """The rows of Blocks; what needs all of them is gathered in one pass, or two if ``tied``."""
+    shift, variance, low, high = moments(blocks)
+    if family.location_scale:
+        spread = _spread(np.sqrt(variance), family)
+    else:
+        shift, spread = np.zeros_like(shift), np.ones_like(shift)
+    stream = Streamed(blocks, shift, spread, chunk_rows(family, len(shift), K, dtype), dtype)
+    stream.largest = float(np.max(np.maximum(abs(low - shift), abs(high - shift)) / spread))
+    rows = Rows(stream, np.ones(()), shift, spread, 0.0)
+    base, squares = -len(blocks) * float(np.log(spread).sum()), np.zeros(())
+    for block in blocks:
+        chunks = _laid_out(rows.z, block)
+        base += float(_block_base(family, chunks))
+        squares = squares + np.asarray(_block_squares(family, chunks)) if tied else squares
+    return rows._replace(base=base, shared=jnp.asarray(squares) if tied else None)
+
+
+def moments(blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance, minimum and maximum of each column, in one pass.
+
+    Source: Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance, The
+    American Statistician 37, eq. 2.1.
+    """
+    count, mean, square, low, high = 0, 0.0, 0.0, np.inf, -np.inf
+    for block in blocks:
+        x = np.asarray(block, np.float64).reshape(len(block), -1)
+        middle = x.mean(0)
+        total = count + len(x)
+        step = middle - mean
+        square = square + ((x - middle) ** 2).sum(0) + step**2 * (count * len(x) / total)
+        mean = mean + step * (len(x) / total)
+        low, high = np.minimum(low, x.min(0)), np.maximum(high, x.max(0))
+        count = total
+    return np.asarray(mean), np.asarray(square / count), np.asarray(low), np.asarray(high)
+
+
+def largest(z: Any) -> Any:
+    """The largest |z|."""
+    return z.largest if isinstance(z, Streamed) else jnp.max(jnp.abs(z))
+
+
 def chunk_rows(family: Family, D: int, K: int, dtype: str) -> int:
     """Rows whose scores and features fill ``CACHED`` bytes, a power of 2 within limits."""
     F = jax.eval_shape(family.features, jax.ShapeDtypeStruct((D, 1), np.float32)).shape[0]
@@ -103,11 +157,14 @@ def _centre(x: np.ndarray, w: np.ndarray, family: Family) -> tuple[np.ndarray, n
         x, w, total = np.zeros((1, D)), np.ones(1), 1.0
     shift = sum(part_w @ part for part, part_w in _parts(x, w)) / total
     spread = np.sqrt(sum(part_w @ (part - shift) ** 2 for part, part_w in _parts(x, w)) / total)
-    spread = np.where(spread > 0, spread, 1.0)
-    if family.isotropic:
-        return shift, np.full(D, np.sqrt(np.mean(spread**2)))
     moved = np.broadcast_to(family.location_scale, D)  # a product says it column by column
-    return np.where(moved, shift, 0.0), np.where(moved, spread, 1.0)
+    return np.where(moved, shift, 0.0), np.where(moved, _spread(spread, family), 1.0)
+
+
+def _spread(spread: np.ndarray, family: Family) -> np.ndarray:
+    """Standard deviations to divide by: 1 for constant columns, one for all if isotropic."""
+    spread = np.where(spread > 0, spread, 1.0)
+    return np.full_like(spread, np.sqrt(np.mean(spread**2))) if family.isotropic else spread
 
 
 def _parts(x: np.ndarray, w: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -148,8 +205,11 @@ def scan_rows(family: Family, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Ar
 
 def _scan(features: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
     """One pass over the rows with the features (1, T(x))."""
-    z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
     full = jnp.concatenate([offset[:, None], eta], axis=1)
+    if isinstance(rows.z, Streamed):
+        value, total = _streamed(features, full, rows)
+        return value, Statistics(total[:, 0], total[:, 1:])
+    z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
     coefficients = full.astype(z.dtype)
 
     def chunk(carry: Any, block: Any) -> tuple[Any, None]:
@@ -163,6 +223,69 @@ def _scan(features: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, 
     one = z.shape[0] == 1
     value, total = chunk(start, (z[0], w[0]))[0] if one else jax.lax.scan(chunk, start, (z, w))[0]
     return value, Statistics(total[:, 0], total[:, 1:])
+
+
+def _streamed(features: Any, full: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """The same pass over blocks that are read as it goes, by a call from compiled code.
+
+    Numbers cross as their bits: JAX makes the call in a thread of its own, without float64.
+    """
+    stream = rows.z
+    dtype, (K, F) = np.dtype(full.dtype), full.shape
+    bits = jax.eval_shape(_bits, jax.ShapeDtypeStruct((1 + K * F,), dtype))
+
+    def read(given: Any) -> np.ndarray:
+        coefficients = np.asarray(given).view(dtype).reshape(K, F)
+        sums = np.zeros(1 + K * F, dtype)
+        with jax.enable_x64(dtype == np.float64):
+            for block in stream.blocks:
+                laid_out = _laid_out(stream, block)
+                sums += np.asarray(_block(features, coefficients, laid_out))
+        return sums.view(np.uint32).reshape(bits.shape)
+
+    found = jax.pure_callback(read, bits, _bits(full), vmap_method="sequential")
+    sums = jax.lax.bitcast_convert_type(found, dtype)
+    return sums[0], sums[1:].reshape(K, F)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+@partial(jax.jit, static_argnums=0)
+def _block(features: Any, full: jax.Array, chunks: tuple[jax.Array, jax.Array]) -> Any:
+    """Value and statistics of one block in one vector."""
+    value, (mass, total) = _scan(features, full[:, 1:], full[:, 0], _unscaled(*chunks))
+    return jnp.concatenate([value[None], jnp.concatenate([mass[:, None], total], axis=1).ravel()])
+
+
+def _unscaled(z: jax.Array, weights: jax.Array) -> Rows:
+    return Rows(z, weights, None, None, 0.0)
+
+
+def _laid_out(stream: Streamed, block: np.ndarray) -> Any:
+    """A block as chunks z (C, D, n) with row weights (C, n)."""
+    x = block.reshape(len(block), -1)
+    return _chunks(stream.size, stream.dtype.name, x, stream.shift, stream.scale)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _chunks(size: int, dtype: str, x: jax.Array, shift: Any, scale: Any) -> Any:
+    N, D = x.shape
+    C = -(-N // size)
+    z = jnp.pad((x - shift) / scale, ((0, C * size - N), (0, 0))).astype(dtype)
+    weights = (jnp.arange(C * size) < N).astype(dtype)
+    return z.reshape(C, size, D).transpose(0, 2, 1), weights.reshape(C, size)
+
+
+@partial(jax.jit, static_argnums=0)
+def _block_base(family: Family, chunks: Any) -> jax.Array:
+    return total_base(family, _unscaled(*chunks))
+
+
+@partial(jax.jit, static_argnums=0)
+def _block_squares(family: Family, chunks: Any) -> jax.Array:
+    return total_squares(family, _unscaled(*chunks))
 
 
 def _softmax(score: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -232,13 +355,23 @@ def whitening(rows: Rows) -> np.ndarray:
 
     Squares are never taken, so that variances of 1e-20 of the largest are still seen.
     """
-    w = np.asarray(rows.weights, np.float64)
-    total = w.sum()
-    mean = sum(z @ part for z, part in zip(np.asarray(rows.z), w, strict=True)) / total
+    total = sum(w.sum() for _, w in _standardised(rows))
+    mean = sum(w @ z for z, w in _standardised(rows)) / total
     upper = np.zeros((0, len(mean)))
-    for start in range(0, len(w), 64):
-        z = np.moveaxis(np.asarray(rows.z[start : start + 64], np.float64), 1, 2)
-        deviations = (z - mean) * np.sqrt(w[start : start + 64, :, None] / total)
-        stacked = np.concatenate([upper, deviations.reshape(-1, len(mean))])
+    for z, w in _standardised(rows):
+        stacked = np.concatenate([upper, (z - mean) * np.sqrt(w / total)[:, None]])
         upper = np.asarray(np.linalg.qr(stacked, mode="r"))
     return upper
+
+
+def _standardised(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Standardised rows (n, D) and their weights (n,), some thousands at a time."""
+    if isinstance(rows.z, Streamed):
+        for block in rows.z.blocks:
+            x = np.asarray(block, np.float64).reshape(len(block), -1)
+            yield (x - rows.z.shift) / rows.z.scale, np.ones(len(x))
+        return
+    for start in range(0, len(rows.z), 64):
+        z = np.asarray(rows.z[start : start + 64], np.float64)
+        w = np.asarray(rows.weights[start : start + 64], np.float64)
+        yield np.moveaxis(z, 1, 2).reshape(-1, z.shape[1]), w.reshape(-1)

@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bayesmix"
 
 # From the ground up. A room may import the rooms listed before it.
 ROOMS = (
+    "blocks",
     "graph",
+    "rowwise",
     "arguments",
     "vector_mixture",
     "parameters",

@@ -12,8 +12,6 @@ from bayesmix.families import Leaves, family, flat, linear
 class Bernoulli:
     name = "Bernoulli"
     location_scale = False
-    isotropic = False
-    spread = ""
 
     def features(self, z: jax.Array) -> jax.Array:
         return linear(z)

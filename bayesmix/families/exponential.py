@@ -11,8 +11,6 @@ from bayesmix.families import Leaves, family, flat, linear
 class Exponential:
     name = "Exponential"
     location_scale = False
-    isotropic = False
-    spread = ""
 
     def features(self, z: jax.Array) -> jax.Array:
         return linear(z)

@@ -4,6 +4,7 @@ import textwrap
 
 import jax
 
+from bayesmix.blocks import Blocks
 from bayesmix.density import density_of, merged_of
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.mstep.rules import plan_for
@@ -73,6 +74,8 @@ def _notes(mixture: Mixture) -> list[str]:
         sweep += "; one spread for all clusters, so no squares"
     weighted = "" if mixture.weights is None else "; rows are weighted"
     lines = [f"sweep: {sweep}{weighted}"]
+    if isinstance(mixture.value, Blocks):
+        lines.append(f"rows: read in blocks of {mixture.value.size}, never held whole")
     merged = merged_of(mixture)
     if merged is not None:
         lines.append(f"rows: {mixture.N} -> {len(merged.x)} distinct, weighted by their number")
