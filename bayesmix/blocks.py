@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-CELLS = 2**21  # numbers in a block, 16 MB in float64
+CELLS = 2**18  # numbers in a block, 2 MB in float64
 SHORTEST = 4096  # rows
 
 

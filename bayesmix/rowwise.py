@@ -8,8 +8,10 @@ that needs all rows at once (a median) is refused by name.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,8 +40,9 @@ def summarise(
     known = dict(given)
     while pending := _pending(outputs, axes, known):
         totals: list[Any] = []
+        take = jax.jit(partial(_parts, tuple(pending), source, axes))
         for block in blocks:
-            parts = [np.asarray(v) for v in _parts(pending, source, axes, known, block)]
+            parts = [np.asarray(value) for value in take(known, block)]
             joins = [JOIN[node.label] for node in pending]
             totals = (
                 [join(a, b) for join, a, b in zip(joins, totals, parts, strict=True)]
