@@ -19,13 +19,15 @@ from bayesmix.blocks import Blocks
 class Arguments:
     """A program's arguments, flat: ``arrays`` are data, ``rebuild(arrays)`` gives args, kwargs.
 
-    ``columns`` and ``index`` are the names that came with the first table among them.
+    ``columns`` and ``index`` are the names that came with the first table among them; ``mesh`` is
+    over the devices that hold the first array that is spread over several, or None.
     """
 
     leaves: tuple[Any, ...]
     treedef: Any
     columns: tuple[str, ...] | None
     index: Any
+    mesh: Any = None
 
     @property
     def arrays(self) -> list[Any]:
@@ -55,7 +57,26 @@ def read_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     positional = tuple(_convert(a, f"argument {i + 1}") for i, a in enumerate(args))
     named = {name: _convert(a, f"argument {name!r}") for name, a in kwargs.items()}
     leaves, treedef = jax.tree.flatten((positional, named), is_leaf=lambda leaf: leaf is None)
-    return Arguments(tuple(leaves), treedef, columns, index)
+    return Arguments(tuple(leaves), treedef, columns, index, _mesh((args, kwargs)))
+
+
+def _mesh(arguments: Any) -> Any:
+    """A mesh of one axis over the devices of the first array spread over several, or None."""
+    for leaf in jax.tree.leaves(arguments):
+        if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+            devices: list[Any] = list(leaf.sharding.device_set)
+            devices.sort(key=lambda device: device.id)
+            return jax.sharding.Mesh(np.array(devices), ("rows",))
+    return None
+
+
+def on_host(value: Any) -> np.ndarray:
+    """An array's values in this process, also where other processes hold a part of it."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        from jax.experimental.multihost_utils import process_allgather
+
+        return np.asarray(process_allgather(value, tiled=True))
+    return np.asarray(value)
 
 
 def _is_table(value: Any) -> bool:
@@ -80,7 +101,7 @@ def _convert(value: Any, where: str) -> Any:
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         raise ValueError(f"{where} is a random key: a key is the first argument of run only")
     try:
-        return _array(np.asarray(value), where)
+        return _array(on_host(value), where)
     except ValueError as error:
         if "inhomogeneous" in str(error):
             raise ValueError(f"{where} is a list whose rows differ in length") from None

@@ -58,9 +58,8 @@ def _check_blocks(mixture: "Mixture", blocks: Blocks) -> None:
             first = np.argwhere(bad)[0]
             what = "is missing (NaN)" if np.isnan(block[tuple(first)]) else "is infinite"
             position = np.array([first[0] + start, *first[1:]])
-            raise ValueError(
-                f"site {mixture.name!r}: {place(mixture, mixture.observed[0], position)} {what}: remove it"
-            )
+            where = place(mixture, mixture.observed[0], position)
+            raise ValueError(f"site {mixture.name!r}: {where} {what}: remove it")
         inside = np.logical_or.reduce([np.asarray(s(block)) for s in supports])
         if not (open_support or inside.all()):
             row = int(np.argmin(inside))

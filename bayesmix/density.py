@@ -22,7 +22,7 @@ from bayesmix.families import Family, find
 from bayesmix.families.normal import Normal
 from bayesmix.families.product import Labels, Product, located
 from bayesmix.graph import evaluate, fingerprint, frontier, same_along
-from bayesmix.merge import Merged, merge
+from bayesmix.merge import SAMPLE, Merged, merge
 from bayesmix.program import Mixture, Params
 from bayesmix.reader import Reading, x64
 from bayesmix.rowwise import summarise
@@ -34,6 +34,7 @@ from bayesmix.sweep import (
     responsibilities_of,
     rows_of,
     scan_rows,
+    sharded,
     streamed_rows,
     total_base,
     total_squares,
@@ -130,6 +131,8 @@ class Density:
                 rows = merged_rows(merged, self.family, self.K, dtype)
             else:
                 rows = rows_of(*columns_of(mixture), self.family, self.K, dtype)
+                if spread_out(mixture):
+                    rows = sharded(rows, mixture.arguments.mesh)
         source = tuple(sorted(mixture.reading.data))
         arrays = [mixture.reading.data[number] for number in source]
         return _prepare(self, source, arrays, rows)
@@ -380,6 +383,12 @@ def columns_of(mixture: Mixture) -> tuple[Any, np.ndarray | None]:
     columns += [] if mixture.labels is None else [mixture.labels]
     flat = [column.reshape(mixture.N, -1) for column in columns]
     return flat[0] if len(flat) == 1 else np.concatenate(flat, 1), weights
+
+
+def spread_out(mixture: Mixture) -> bool:
+    """Whether the rows are shared out among the devices that the data came from."""
+    many = mixture.arguments.mesh is not None and mixture.N > SAMPLE
+    return many and has_family(mixture) and merged_of(mixture) is None
 
 
 def merged_of(mixture: Mixture) -> Merged | None:

@@ -280,6 +280,8 @@ def _side_by_side(observed: tuple[Observed, ...], rank: int) -> tuple[np.ndarray
     if len(observed) == 1:
         value = observed[0].value
         return value, value.ndim - rank
+    if any(isinstance(site.value, Blocks) for site in observed):
+        raise ValueError("Blocks hold the columns of one observed site, not of several")
     columns = [site.value.reshape(*site.value.shape[:rank], -1) for site in observed]
     return np.concatenate([column.astype(float) for column in columns], -1), 1
 

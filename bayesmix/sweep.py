@@ -14,6 +14,7 @@ The precision of the pass is that of ``Rows.z``; sums over chunks are taken in t
 ``log_likelihood`` carries its gradient in closed form, so differentiating it costs no second pass.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +22,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from bayesmix.arguments import on_host
 from bayesmix.blocks import Blocks
 from bayesmix.families import Family, linear
 from bayesmix.merge import Merged
@@ -75,6 +78,21 @@ def rows_of(x: np.ndarray, weights: np.ndarray | None, family: Family, K: int, d
     padded[:N] = w
     base = -float(w.sum() * np.log(scale).sum())
     return Rows(z, padded.reshape(chunks, size), shift, scale, base)
+
+
+def sharded(rows: Rows, mesh: Any) -> Rows:
+    """The rows shared out among the devices of a mesh: chunks (devices, C, D, n).
+
+    A pass is then the sum of one pass on each device; only statistics travel.
+    """
+    shares = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+
+    def share(array: np.ndarray) -> jax.Array:
+        padding = np.zeros((-len(array) % mesh.size, *array.shape[1:]), array.dtype)
+        parts = np.concatenate([array, padding]).reshape(mesh.size, -1, *array.shape[1:])
+        return jax.make_array_from_callback(parts.shape, shares, lambda index: parts[index])
+
+    return rows._replace(z=share(rows.z), weights=share(rows.weights))
 
 
 def merged_rows(merged: Merged, family: Family, K: int, dtype: str) -> Rows:
@@ -176,8 +194,12 @@ def _parts(x: np.ndarray, w: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarra
 
 def total_base(family: Family, rows: Rows) -> jax.Array:
     """sum_n w_n log h(x_n), with the Jacobian of the standardisation, in nats."""
+
+    def part(z: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.sum(w * jax.vmap(family.base)(z))
+
     z, w = jnp.asarray(rows.z, float), jnp.asarray(rows.weights, float)
-    return rows.base + jnp.sum(w * jax.vmap(family.base)(z))
+    return rows.base + _over_devices(part, z, w)
 
 
 def total_squares(family: Family, rows: Rows) -> jax.Array:
@@ -187,16 +209,18 @@ def total_squares(family: Family, rows: Rows) -> jax.Array:
         z, w = (part.astype(total.dtype) for part in block)
         return total + family.features(z)[1 + z.shape[0] :] @ w, None
 
-    z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
-    F = jax.eval_shape(family.features, z[0]).shape[0]
-    return jax.lax.scan(chunk, jnp.zeros(F - 1 - z.shape[1]), (z, w))[0]
+    def part(z: jax.Array, w: jax.Array) -> jax.Array:
+        F = jax.eval_shape(family.features, z[0]).shape[0]
+        return jax.lax.scan(chunk, jnp.zeros(F - 1 - z.shape[1]), (z, w))[0]
+
+    return _over_devices(part, jnp.asarray(rows.z), jnp.asarray(rows.weights))
 
 
 def scan_rows(family: Family, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
     """Log likelihood (without the base) and expected statistics in one pass over the rows."""
     if rows.shared is None:
         return _scan(family.features, eta, offset, rows)
-    D = rows.z.shape[1]
+    D = rows.z.shape[-2]
     value, own = _scan(linear, eta[:, :D], offset, rows)
     share = own.mass / jnp.where(own.mass.sum() > 0, own.mass.sum(), 1.0)
     features = jnp.concatenate([own.features, share[:, None] * rows.shared], axis=1)
@@ -219,10 +243,21 @@ def _scan(features: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, 
         total = carry[1] + (resp @ T.T).astype(full.dtype)
         return (carry[0] + value.astype(full.dtype), total), None
 
-    start = (jnp.zeros((), full.dtype), jnp.zeros_like(full))
-    one = z.shape[0] == 1
-    value, total = chunk(start, (z[0], w[0]))[0] if one else jax.lax.scan(chunk, start, (z, w))[0]
+    def part(z: jax.Array, w: jax.Array) -> Any:
+        start = (jnp.zeros((), full.dtype), jnp.zeros_like(full))
+        if z.shape[0] == 1:
+            return chunk(start, (z[0], w[0]))[0]
+        return jax.lax.scan(chunk, start, (z, w))[0]
+
+    value, total = _over_devices(part, z, w)
     return value, Statistics(total[:, 0], total[:, 1:])
+
+
+def _over_devices(part: Any, *chunks: jax.Array) -> Any:
+    """``part`` of chunks (C, ...); of (devices, C, ...), every device its own, the sum of all."""
+    if chunks[-1].ndim == 2 or chunks[0].ndim == 3:
+        return part(*chunks)
+    return jax.tree.map(lambda each: each.sum(0), jax.vmap(part)(*chunks))
 
 
 def _streamed(features: Any, full: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
@@ -322,7 +357,7 @@ log_likelihood.defvjp(_forward, _backward)
 
 def responsibilities_of(family: Family, eta: Any, offset: Any, rows: Rows) -> jax.Array:
     """Responsibilities (n, K) of the rows, in their order; padding rows follow at the end."""
-    D = rows.z.shape[1]
+    D = rows.z.shape[-2]
     features, used = (family.features, eta) if rows.shared is None else (linear, eta[:, :D])
     z = jnp.asarray(rows.z)
     coefficients = jnp.concatenate([offset[:, None], used], axis=1).astype(z.dtype)
@@ -332,8 +367,8 @@ def responsibilities_of(family: Family, eta: Any, offset: Any, rows: Rows) -> ja
 
 def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
     """Statistics under given responsibilities (N, K), for a start at the M-step."""
-    chunks, _, size = rows.z.shape
-    slots = jnp.zeros((chunks * size, resp.shape[1]), resp.dtype)
+    *chunks, _, size = rows.z.shape
+    slots = jnp.zeros((math.prod(chunks) * size, resp.shape[1]), resp.dtype)
     if rows.place is None:
         slots = slots.at[: resp.shape[0]].set(resp) * jnp.asarray(rows.weights).reshape(-1, 1)
     else:
@@ -343,10 +378,11 @@ def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
         z, r = block
         return total + r.T @ family.features(z).T.astype(r.dtype), None
 
-    z = jnp.asarray(rows.z)
-    F = jax.eval_shape(family.features, z[0]).shape[0]
-    start = jnp.zeros((resp.shape[1], F), resp.dtype)
-    total = jax.lax.scan(chunk, start, (z, slots.reshape(chunks, size, -1)))[0]
+    def part(z: jax.Array, slots: jax.Array) -> jax.Array:
+        F = jax.eval_shape(family.features, z[0]).shape[0]
+        return jax.lax.scan(chunk, jnp.zeros((resp.shape[1], F), resp.dtype), (z, slots))[0]
+
+    total = _over_devices(part, jnp.asarray(rows.z), slots.reshape(*chunks, size, -1))
     return Statistics(total[:, 0], total[:, 1:])
 
 
@@ -371,7 +407,8 @@ def _standardised(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             x = np.asarray(block, np.float64).reshape(len(block), -1)
             yield (x - rows.z.shift) / rows.z.scale, np.ones(len(x))
         return
-    for start in range(0, len(rows.z), 64):
-        z = np.asarray(rows.z[start : start + 64], np.float64)
-        w = np.asarray(rows.weights[start : start + 64], np.float64)
-        yield np.moveaxis(z, 1, 2).reshape(-1, z.shape[1]), w.reshape(-1)
+    chunks, weights = on_host(rows.z), on_host(rows.weights)
+    for number in range(0, len(chunks), 64):
+        z = np.asarray(chunks[number : number + 64], np.float64)
+        w = np.asarray(weights[number : number + 64], np.float64)
+        yield np.moveaxis(z, -2, -1).reshape(-1, z.shape[-2]), w.reshape(-1)

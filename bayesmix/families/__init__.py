@@ -45,10 +45,6 @@ class Family(Protocol):
 
     def base(self, z: jax.Array) -> jax.Array: ...
 
-    # Of a location-scale family only:
-    isotropic: bool
-    spread: str
-
     def standardise(self, leaves: Leaves, shift: jax.Array, scale: jax.Array) -> Leaves: ...
 
 

@@ -5,7 +5,7 @@ import textwrap
 import jax
 
 from bayesmix.blocks import Blocks
-from bayesmix.density import density_of, merged_of
+from bayesmix.density import density_of, merged_of, spread_out
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.mstep.rules import plan_for
 from bayesmix.program import Mixture, Site
@@ -76,6 +76,8 @@ def _notes(mixture: Mixture) -> list[str]:
     lines = [f"sweep: {sweep}{weighted}"]
     if isinstance(mixture.value, Blocks):
         lines.append(f"rows: read in blocks of {mixture.value.size}, never held whole")
+    if spread_out(mixture):
+        lines.append(f"rows: shared out among {mixture.arguments.mesh.size} devices")
     merged = merged_of(mixture)
     if merged is not None:
         lines.append(f"rows: {mixture.N} -> {len(merged.x)} distinct, weighted by their number")

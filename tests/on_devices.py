@@ -1,0 +1,51 @@
+"""A fit on rows spread over devices, for test_devices.py: run as a script, prints JSON.
+
+python tests/on_devices.py full                       all devices of this process
+python tests/on_devices.py full address number count  one of several processes
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+if __name__ == "__main__" and len(sys.argv) > 2:
+    address, number, count = sys.argv[2:]
+    jax.distributed.initialize(address, int(count), int(number))
+
+import bayesmix as bm
+
+
+def rows():
+    rng = np.random.default_rng(5)
+    x = np.concatenate([rng.normal(size=(6000, 2)), rng.normal(size=(4001, 2)) * 0.5 + 2])
+    return rng.permutation(x)
+
+
+def spread(x):
+    """x on all devices, by rows; as many as divide evenly, the usual way to place data."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def fit(x, covariance):
+    """Log joint, params with clusters in order, and the text that tells of the devices."""
+    program = bm.models.gaussian(2, covariance=covariance)
+    em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), x)
+    order = np.argsort(em.params["loc"][:, 0])
+    params = {"weights": em.params["weights"][order], "loc": em.params["loc"][order]}
+    return {
+        "log_joint": em.log_joint,
+        "converged": em.converged,
+        "params": {name: value.tolist() for name, value in params.items()},
+        "text": str(em.mixture),
+    }
+
+
+if __name__ == "__main__":
+    with jax.enable_x64(True):
+        x = spread(rows()[:10_000])
+    assert len(x.sharding.device_set) == 2
+    print(json.dumps(fit(x, sys.argv[1])))
