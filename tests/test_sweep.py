@@ -224,7 +224,7 @@ def test_whitening_is_the_root_of_the_covariance(weighted):
     x = RNG.normal(size=(5000, 2))
     x = np.column_stack([x, x[:, 0] + 1e-9 * RNG.normal(size=5000)])
     w = RNG.choice([0.0, 1.0, 3.0], 5000) if weighted else np.ones(5000)
-    family = density.find(dist.MultivariateNormal)
+    family = density.find(dist.MultivariateNormal, {})
     rows = sweep.rows_of(x, w, family, 2, "float64")
     upper = sweep.whitening(rows)
     z = (x - rows.shift) / rows.scale
