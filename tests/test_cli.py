@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIT = ["--clusters", "2", "--chains", "2", "--draws", "60"]
 WRITTEN = {
     "about.json", "card.csv", "card.html", "card.txt", "em.nc", "figures", "nuts.nc",
-    "observations.csv",
+    "observations.csv", "calibration.csv", "partitions.csv",
 }  # fmt: skip
 FIGURES = {"clusters", "forest", "history", "rank", "responsibilities", "trace"}
 
@@ -257,6 +257,10 @@ def test_what_is_written_can_be_read(run):
     rows = pd.read_csv(written / "observations.csv")
     assert len(rows) == 272
     assert rows["em_prob"].between(0.5, 1).all()
+    bins = pd.read_csv(written / "calibration.csv", index_col=0)
+    assert bins["observations"].sum() == 272
+    distances = pd.read_csv(written / "partitions.csv", index_col=[0, 1])
+    assert distances.loc[("vi", "estimate"), "to_estimate"] == 0
     about = json.loads((written / "about.json").read_text())
     assert (about["data"], about["clusters"], about["seed"]) == ("geyser.csv", 2, 0)
     page = (written / "card.html").read_text(encoding="utf-8")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayesmix.card.text import HEAD, cells, moved, quantity, ranked, row_name
-from bayesmix.card.words import needs_care, uncertainty_lines
+from bayesmix.card.grids import Grid, grids, quantity
+from bayesmix.card.text import HEAD, cells
+from bayesmix.card.words import needs_care
 from bayesmix.diagnose.words import ESS_GOOD, RHAT_GOOD
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ STYLE = """<style>
 .bm-card{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:60em;margin:.5em 0;
  padding:1em 1.25em;border:1px solid rgba(128,128,128,.35);border-radius:8px}
 .bm-card h3{margin:0;font-size:1.15em}.bm-card h4{margin:1.3em 0 .3em;font-size:1em}
-.bm-card .bm-sub{opacity:.75;margin:.15em 0}.bm-card .bm-sub b{display:inline-block;width:3.6em}
+.bm-card .bm-sub{opacity:.75;margin:.15em 0}.bm-card .bm-sub b{display:inline-block;width:6em}
 .bm-card .bm-verdict{border-left:4px solid #0072B2;padding:.35em .9em;margin:.9em 0;
  background:rgba(0,114,178,.08)}.bm-card .bm-verdict.bm-care{border-color:#D55E00;
  background:rgba(213,94,0,.09)}.bm-card .bm-verdict p{margin:.25em 0}
@@ -42,29 +43,43 @@ STYLE = """<style>
 
 def html_of(card: Card, rows: int = 60) -> Iterator[str]:
     """Pieces of the HTML; at most `rows` parameters are listed."""
-    f, esc = card.facts, html.escape
-    yield f"{STYLE}<div class='bm-card'><h3>EM against NUTS</h3>"
+    esc = html.escape
+    yield f"{STYLE}<div class='bm-card'><h3>{esc(card.heading)}</h3>"
     yield f"<p class='bm-sub'>{esc(card.title)}</p>"
     yield from (f"<p class='bm-sub'><b>{esc(n)}</b>{esc(line)}</p>" for n, line in card.engines)
-    care = " bm-care" if needs_care(f) else ""
+    care = " bm-care" if needs_care(card.facts) else ""
     yield f"<div class='bm-verdict{care}'>"
     yield from (f"<p>{esc(sentence)}</p>" for sentence in card.verdict)
     yield "</div><h4>Label-invariant<span class='bm-tag'>read these first</span></h4>"
     yield from _html_table(card.invariant, rows)
     yield f"<h4>Parameters<span class='bm-tag'>{esc(card.relabelling)}</span></h4>"
     yield from _html_table(card.parameters, rows)
-    yield "<h4>Observations<span class='bm-tag'>EM against the posterior average</span></h4><ul>"
-    yield from (f"<li>{esc(line)}</li>" for line in uncertainty_lines(f))
-    yield "</ul>"
-    yield from _html_observations(card)
+    for grid in grids(card, rows):
+        yield from _section(grid)
     yield "<h4>How to read this</h4><ul class='bm-notes'>"
     yield from (f"<li>{esc(note)}</li>" for note in card.notes)
     yield "</ul></div>"
 
 
+def _section(grid: Grid) -> Iterator[str]:
+    esc = html.escape
+    yield f"<h4>{esc(grid.title)}<span class='bm-tag'>{esc(grid.tag)}</span></h4>"
+    if grid.lines:
+        yield "<ul>" + "".join(f"<li>{esc(line)}</li>" for line in grid.lines) + "</ul>"
+    if grid.body:
+        yield "<div class='bm-scroll'><table><thead><tr>"
+        yield "".join(f"<th scope='col'>{esc(name)}</th>" for name in grid.head)
+        yield "</tr></thead><tbody>"
+        for row in grid.body:
+            yield "<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in row) + "</tr>"
+        yield "</tbody></table></div>"
+    if grid.more:
+        yield f"<p class='bm-sub'>{esc(grid.more)}</p>"
+
+
 def _html_table(table: pd.DataFrame, rows: int) -> Iterator[str]:
-    yield "<div class='bm-scroll'><table><thead><tr><th></th>"
-    yield "".join(f"<th>{h}</th>" for h in (*HEAD[:4], "", *HEAD[4:]))
+    yield "<div class='bm-scroll'><table><thead><tr><th scope='col'></th>"
+    yield "".join(f"<th scope='col'>{h}</th>" for h in (*HEAD[:4], "", *HEAD[4:]))
     yield "</tr></thead><tbody>"
     for name, row in table.head(rows).iterrows():
         *left, shift, rhat, ess = cells(row)
@@ -97,18 +112,3 @@ def _strip(row: pd.Series, width: int = 96, span: float = 3.2) -> str:
         f"fill='#0072B2'/><path d='M{at:.1f} 2l4 5l-4 5l-4 -5z' fill='#D55E00' stroke='#fff' "
         f"stroke-width='.8'/></svg>"
     )
-
-
-def _html_observations(card: Card) -> Iterator[str]:
-    worst = ranked(card, 10)
-    if not len(worst):
-        return
-    yield "<div class='bm-scroll'><table><thead><tr><th>most overconfident</th><th>EM cluster</th>"
-    yield "<th>EM</th><th>posterior</th><th>difference</th><th>posterior cluster</th></tr></thead>"
-    yield "<tbody>"
-    for label, row in worst.iterrows():
-        mark = " class='bm-bad'" if moved(row) else ""
-        yield f"<tr><td>{html.escape(row_name(card, label))}</td><td>{row['em_cluster']:.0f}</td>"
-        yield f"<td>{row['em_prob']:.3f}</td><td>{row['same_prob']:.3f}</td>"
-        yield f"<td>{row['overconfidence']:+.3f}</td><td{mark}>{row['nuts_cluster']:.0f}</td></tr>"
-    yield "</tbody></table></div>"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 ABOUT = "about.json"
 FILES = (
-    ABOUT, "card.txt", "card.html", "card.csv", "observations.csv", "em.nc", "nuts.nc", "figures"
+    ABOUT, "card.txt", "card.html", "card.csv", "observations.csv", "calibration.csv",
+    "partitions.csv", "em.nc", "nuts.nc", "figures"
 )  # fmt: skip
 
 
@@ -92,7 +93,8 @@ def write(
     em.to_datatree().to_netcdf(folder / "em.nc", engine="h5netcdf")
     nuts.to_datatree().to_netcdf(folder / "nuts.nc", engine="h5netcdf")
     card.to_frame().to_csv(folder / "card.csv")
-    card.observations.to_csv(folder / "observations.csv")
+    for name in ("observations", "calibration", "partitions"):
+        getattr(card, name).to_csv(folder / f"{name}.csv")
     (folder / "card.txt").write_text(f"{card}\n", encoding="utf-8")
     figures = {} if options.no_figures else _figures(folder / "figures", task, em, nuts)
     (folder / "card.html").write_text(_page(task, card, figures), encoding="utf-8")

@@ -89,13 +89,20 @@ def divergence_sentence(f: dict[str, Any]) -> str:
 def higher_sentence(f: dict[str, Any]) -> str:
     """What a draw above EM's MAP means."""
     return (
-        f"NUTS visited a point whose log joint is {f['higher']:.2f} nats above EM's MAP: EM "
+        f"One of the draws has a log joint {f['higher']:.2f} nats above EM's MAP: EM "
         f"missed a mode (or the log joint is unbounded); raise restarts and fit again."
     )
 
 
 def findings(f: dict[str, Any], chains: pd.DataFrame, clusters: pd.DataFrame) -> Iterator[str]:
     """What speaks against the draws, the worst first; then how to read a low R-hat."""
+    yield from objections(f, chains, clusters)
+    yield from _prior_sentences(f, clusters)
+    yield from _start_sentences(f)
+
+
+def objections(f: dict[str, Any], chains: pd.DataFrame, clusters: pd.DataFrame) -> Iterator[str]:
+    """What speaks against the draws, the worst first; and where EM's MAP lies among the chains."""
     if f["divergences"]:
         yield divergence_sentence(f)
     yield from _mode_sentences(chains)
@@ -103,8 +110,6 @@ def findings(f: dict[str, Any], chains: pd.DataFrame, clusters: pd.DataFrame) ->
         yield higher_sentence(f)
     yield from _em_sentences(f, chains)
     yield from _cluster_sentences(clusters)
-    yield from _prior_sentences(f, clusters)
-    yield from _start_sentences(f)
 
 
 def _mode_sentences(chains: pd.DataFrame) -> Iterator[str]:
