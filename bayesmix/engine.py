@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from bayesmix.accelerate import MEMORY, Pair, direction, remaining
 from bayesmix.coordinates import constrain, free, free_size, from_free, to_free
 from bayesmix.density import Data, Density
+from bayesmix.effort import cells_of, compiled
 from bayesmix.mstep import Plan, m_step
 from bayesmix.program import Params
 from bayesmix.sweep import statistics_of
@@ -151,7 +152,7 @@ def _promise(state: EMState, rise: Any, length: Any, noise: Any) -> tuple[Any, A
     return gain, gain / jnp.clip(1 - shrink, 1e-6, 1.0)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(lambda engine, state, data, tol, until: cells_of(data))
 def advance(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) -> Any:
     """Plain steps until a stop or until ``until`` steps were taken, at most BLOCK of them.
 
@@ -194,7 +195,7 @@ class Probe(NamedTuple):
         return all(bool(np.isfinite(value).all()) for value in vectors)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(lambda engine, z, inverse, data: cells_of(data))
 def _probe(engine: Engine, z: Any, inverse: Any, data: Data) -> Probe:
     density = engine.density
     params = constrain(density, z, data)
@@ -297,7 +298,7 @@ def _state(
     )
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(lambda engine, resp, data: cells_of(data))
 def from_resp(engine: Engine, resp: Any, data: Data) -> EMState:
     """The state before the first M-step, from responsibilities: (N, K), or weighted and by row."""
     density = engine.density
@@ -318,7 +319,7 @@ def from_params(engine: Engine, params: Params, data: Data) -> EMState:
     )
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(lambda engine, flat, data: cells_of(data))
 def resp_at(engine: Engine, flat: Any, data: Data) -> jax.Array:
     """Responsibilities (n, K) at flat params; padding rows may follow."""
     return engine.density.resp(engine.params(flat), data)

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bayesmix"
 # From the ground up. A room may import the rooms listed before it.
 ROOMS = (
     "blocks",
+    "effort",
     "graph",
     "rowwise",
     "arguments",
