@@ -6,7 +6,6 @@ standard errors alike. The steps of the differences are measured, not assumed: o
 log density bends by about 1e-8 nats, whatever the units of the data.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from bayesmix.coordinates import constrain_with_jacobian, to_free
 from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.effort import cells_of, compiled
 from bayesmix.program import Mixture, Params
 
 BEND = 1e-8
@@ -61,7 +61,7 @@ class Bend(NamedTuple):
         }
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(lambda density, lanes, points, data, jacobian: cells_of(data), static=(0, 1))
 def _block(density: Density, lanes: int, points: Any, data: Data, jacobian: Any) -> Any:
     """Values, gradients and constrained params at every point, ``lanes`` points side by side."""
 

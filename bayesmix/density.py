@@ -18,6 +18,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
 
 from bayesmix.blocks import Blocks
+from bayesmix.effort import cells_of, compiled
 from bayesmix.families import Family, find
 from bayesmix.families.normal import Normal
 from bayesmix.families.product import Labels, Product, located
@@ -310,7 +311,7 @@ def _dot(weight: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.sum(weight * jnp.where(weight > 0, value, 0.0))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(lambda density, source, arrays, rows: cells_of(arrays), static=(0, 1))
 def _prepare(density: Density, source: tuple[int, ...], arrays: list[Any], rows: Any) -> Data:
     """Everything that depends on the data alone, in one compiled call."""
     known = evaluate(density._piece.frontier, dict(zip(source, arrays, strict=True)))

@@ -1,4 +1,4 @@
-"""How hard to compile: code for a few rows runs for milliseconds and should not take seconds to make.
+"""How hard to compile: code for a few rows runs for milliseconds and must not take seconds to make.
 
 Most of a first fit of small data is the compiler's work. For such data it leaves out optimisations
 that only long loops would repay.
@@ -13,23 +13,28 @@ import jaxlib
 import numpy as np
 
 LITTLE = 2048  # cells (rows x columns) up to which compiling is what a fit costs
-QUICK: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
-# The jaxlib of Python 3.11 has an older way of generating code that takes a third of the time;
-# later ones do not know this option and would stop.
-if jaxlib.__version__.startswith("0.10."):
-    QUICK["xla_cpu_use_fusion_emitters"] = False
+
+# The jaxlib of Python 3.11 has an older way of generating code that takes half the time; later
+# ones do not know this option and would stop.
+_OLDER: dict[str, bool | int] = (
+    {"xla_cpu_use_fusion_emitters": False} if jaxlib.__version__.startswith("0.10.") else {}
+)
+FIT = _OLDER | {"xla_backend_optimization_level": 0}
+SAMPLE = _OLDER | {"xla_backend_optimization_level": 1}  # for loops of many thousand passes
 
 
-def compiled(cells: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``jax.jit`` with a static first argument, quick to compile where there are few ``cells``.
+def compiled(
+    cells: Callable[..., int], static: tuple[int, ...] = (0,), effort: dict[str, Any] = FIT
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``jax.jit``, compiled with the given ``effort`` where there are no more than LITTLE cells.
 
-    cells : the number of cells of the data, from the function's own arguments. What is decorated
-    is for calls from outside of other compiled code.
+    cells : the number of cells of the data, from the function's own arguments. What is decorated is
+    for calls from outside of other compiled code.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        thorough = jax.jit(function, static_argnums=0)
-        quick = jax.jit(function, static_argnums=0, compiler_options=QUICK)
+        thorough = jax.jit(function, static_argnums=static)
+        quick = jax.jit(function, static_argnums=static, compiler_options=effort)
 
         @wraps(function)
         def call(*args: Any) -> Any:

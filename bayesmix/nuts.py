@@ -22,6 +22,7 @@ from bayesmix.coordinates import free_log_density, from_free, to_free
 from bayesmix.curvature import evaluate
 from bayesmix.density import Data, Density, data_of, density_of
 from bayesmix.draws import evaluate_draws
+from bayesmix.effort import SAMPLE, cells_of, compiled
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import geometry_at, refuse_improper
@@ -60,7 +61,7 @@ def _machine(density: Density, warmup: int, target: float) -> tuple[Any, Any]:
 
     init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo="NUTS")
 
-    @jax.jit
+    @compiled(lambda keys, start, data, *_: cells_of(data), static=(), effort=SAMPLE)
     def begin(keys: Any, start: ParamInfo, data: Data, centre: Any, factor: Any) -> Any:
         def one(key: Any, start: ParamInfo) -> Any:
             return init_kernel(
@@ -74,7 +75,7 @@ def _machine(density: Density, warmup: int, target: float) -> tuple[Any, Any]:
 
         return jax.vmap(one)(keys, start)
 
-    @jax.jit
+    @compiled(lambda states, count, data, *_: cells_of(data), static=(), effort=SAMPLE)
     def advance(states: Any, count: Any, data: Data, centre: Any, factor: Any) -> Any:
         """``count`` (at most BLOCK) transitions of every chain; draws (BLOCK, chain, ...)."""
 
@@ -96,7 +97,7 @@ def _noted(states: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=32)
 def _constrainer(density: Density) -> Any:
-    @jax.jit
+    @compiled(lambda u, data, *_: cells_of(data), static=())
     def constrain(u: Any, data: Data, centre: Any, factor: Any) -> Any:
         return jax.lax.map(lambda one: from_free(density, centre + factor @ one, data), u)
 
