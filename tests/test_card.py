@@ -424,7 +424,10 @@ OTHERS = {
         lambda: mixture(bm.models.gaussian(2, covariance="diag"), FAITHFUL),
         "different programs: site 'cov'",
     ),
-    "other priors": (lambda: mixture(other_program, FAITHFUL), "different programs: at EM's MAP"),
+    "other priors": (
+        lambda: mixture(other_program, FAITHFUL),
+        "different programs or arguments: at EM's MAP",
+    ),
 }
 
 
@@ -478,6 +481,7 @@ GOOD = {
     "em_rand": 0.8,
     "em_clusters": "3 clusters",
     "estimate_clusters": "2 clusters",
+    "rand_range": (0.7, 0.9),
     "excess": 0.001,
     "expected_vi": 0.1,
     "converged": True,
@@ -511,7 +515,8 @@ VERDICTS = [
     ({"calibration_error": 0.03}, "Not as they stand: EM's responsibilities.", False),
     ({"excess": 0.02}, "Not as they stand: EM's partition.", False),
     ({"excess": 0.02}, "is expected to cost 20% more", False),
-    ({"em_vi": 0.0}, "EM's partition is the posterior's point estimate: 2 clusters.", False),
+    ({"em_vi": 0.0}, "EM's partition is the posterior's point estimate, 2 clusters", False),
+    ({}, "adjusted Rand index of 0.70 to 0.90 with the estimate.", False),
     ({"names_trusted": False}, "May be used: EM's partition. Not as they stand: names", True),
     ({"names_trusted": False}, "Compared by names that cannot be trusted", True),
     ({"rhat_invariant": 1.7}, "all that is held against them is provisional", True),

@@ -69,7 +69,9 @@ def compare(em: Any, source: Source) -> Compared:
         "partition_draws": len(draws),
         "most_vi": math.log2(len(rows)),
     }
-    return Compared(estimate, _table(cost, facts, chains), facts)
+    table = _table(cost, facts, chains)
+    spread = table.loc[("adjusted_rand", "estimate")]
+    return Compared(estimate, table, facts | {"rand_range": (spread["q05"], spread["q95"])})
 
 
 def _some_rows(N: int) -> np.ndarray:

@@ -194,14 +194,14 @@ def check_same_question(em: Any, other: Any, kind: str) -> None:
         raise ValueError(
             f"em saw data of shape {shape_a} and {name} of shape {shape_b}: fit the same"
         )
-    if not np.array_equal(a.value, b.value):
-        at = np.argwhere(np.asarray(a.value) != np.asarray(b.value))[0]
+    differ = (a.value != b.value) & ~(np.isnan(a.value) & np.isnan(b.value))
+    if differ.any():
+        at = np.argwhere(differ)[0]
         raise ValueError(f"em and {name} saw different data (first at row {at[0]}): fit the same")
     if not np.array_equal(_sample_weights(a), _sample_weights(b)):
         raise ValueError(f"em and {name} saw different sample weights: fit the same")
     _check_same_sites(a, b, name)
-    if a.program is not b.program:
-        _check_same_joint(em, b, name)
+    _check_same_joint(em, b, name)
 
 
 def _check_same_sites(a: Any, b: Any, name: str) -> None:
@@ -216,13 +216,13 @@ def _check_same_sites(a: Any, b: Any, name: str) -> None:
 
 
 def _check_same_joint(em: Any, mixture: Any, name: str) -> None:
-    """Two programs of the same sites are one when they agree on EM's log joint."""
+    """Programs of the same sites, and covariates and labels, are one where EM's log joint is."""
     there = evaluate_draws(mixture, {k: np.asarray(v)[None, None] for k, v in em.params.items()})
     value = float(there["log_joint"][0, 0])
     if not np.isclose(value, em.log_joint, rtol=1e-6, atol=1e-6):
         raise ValueError(
-            f"em and {name} come from different programs: at EM's MAP the log joint is "
-            f"{em.log_joint:.6g} in one and {value:.6g} in the other"
+            f"em and {name} come from different programs or arguments: at EM's MAP the log "
+            f"joint is {em.log_joint:.6g} in one and {value:.6g} in the other"
         )
 
 
