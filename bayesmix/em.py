@@ -30,7 +30,7 @@ from bayesmix.modes import atlas
 from bayesmix.mstep import plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
-from bayesmix.search import Climber, Run, search
+from bayesmix.search import Climber, Found, search
 
 SENTENCES = {
     CONVERGED: "converged: what remains to be gained is estimated to be below {tol:.1g} nats",
@@ -111,23 +111,33 @@ class EM:
             engine = Engine(density_of(mixture), plan_for(mixture))
             data = data_of(mixture, self.dtype)
             climber = Climber(engine, mixture, data, self.tol, self.max_steps, self.accelerate)
-            given = init_params is not None or init_resp is not None
-            if init_params is not None:
-                params = _as_arrays(_checked_params(mixture, init_params))
-                runs = [climber.climb(*climber.resume(params))]
-            elif init_resp is not None:
-                runs = [climber.climb(climber.begin(_checked_resp(mixture, init_resp)))]
-            else:
-                rng = np.random.default_rng(seed)
-                runs = search(climber, self.restarts, rng, self._progress)
-        return self._result(mixture, runs, given, seed, began)
+            found = self._found(climber, seed, init_params, init_resp)
+        given = init_params is not None or init_resp is not None
+        return self._result(mixture, found, given, seed, began)
 
-    def _progress(self, starts: Any) -> Any:
+    def _found(
+        self,
+        climber: Climber,
+        seed: np.random.SeedSequence,
+        init_params: Params | None,
+        init_resp: Any,
+    ) -> Found:
+        """One run from where it was told to begin, or the search."""
+        if init_params is not None:
+            params = _as_arrays(_checked_params(climber.mixture, init_params))
+            run = climber.climb(*climber.resume(params))
+        elif init_resp is not None:
+            run = climber.climb(climber.begin(_checked_resp(climber.mixture, init_resp)))
+        else:
+            return search(climber, self.restarts, np.random.default_rng(seed), self._progress)
+        return Found([run], run.stop == INTERRUPTED)
+
+    def _progress(self, items: Any, unit: str) -> Any:
         if not self.progress_bar:
-            return starts
+            return items
         from tqdm.auto import tqdm
 
-        return tqdm(starts, desc="EM", unit="start", leave=False)
+        return tqdm(items, desc="EM", unit=unit, leave=False)
 
     def _floor(self, log_joint: float) -> float:
         """What rounding hides of the log joint, in nats."""
@@ -136,12 +146,12 @@ class EM:
     def _result(
         self,
         mixture: Mixture,
-        runs: list[Run],
+        outcome: Found,
         given: bool,
         seed: np.random.SeedSequence,
         began: float,
     ) -> EMResult:
-        finite = [each for each in runs if np.isfinite(each.mode.log_joint)]
+        finite = [each for each in outcome.runs if np.isfinite(each.mode.log_joint)]
         if not finite:
             raise ValueError(_nowhere(mixture))
         modes = atlas([each.mode for each in finite], mixture)
@@ -150,6 +160,8 @@ class EM:
         notes = [*boundedness(mixture)]
         if not best.regular:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
+        if outcome.interrupted and not given:
+            notes.append("the search was interrupted: other modes may be higher")
         return EMResult(
             mixture=mixture,
             params=best.params,

@@ -9,7 +9,7 @@ steps tell whether it leads anywhere. What counts as better is decided among reg
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -151,15 +151,21 @@ class Climber:
         return Run(mode, state, history, accelerated)
 
 
-Progress = Callable[[Iterable[int]], Iterable[int]]
+class Found(NamedTuple):
+    """All runs of a search, and whether an interrupt ended it early."""
+
+    runs: list[Run]
+    interrupted: bool
 
 
-def search(
-    climber: Climber, restarts: int, rng: np.random.Generator, progress: Progress
-) -> list[Run]:
-    """All runs: from ``restarts`` starts, then from moves. An interrupt ends the search early.
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
-    ``progress`` passes the numbers of the starts through.
+
+def search(climber: Climber, restarts: int, rng: np.random.Generator, progress: Progress) -> Found:
+    """Runs from ``restarts`` starts, then from moves, finished on all rows.
+
+    ``progress`` passes what is worked on through, and shows it by the name of its kind. An
+    interrupt before anything was found is passed on.
     """
     mixture = climber.mixture
     x, data, whole = sample_of(mixture, climber.data, SCOUT, rng)
@@ -167,18 +173,22 @@ def search(
     ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
     starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng)
     runs: list[Run] = []
+    interrupted = False
     try:
-        for number in progress(range(restarts)):
+        for number in progress(range(restarts), "start"):
             runs.append(scout.climb(scout.begin(starts.start(number))))
             if runs[-1].stop == INTERRUPTED:
                 raise KeyboardInterrupt
-        for run in _moves(scout, starts, runs, restarts):
+        for run in progress(_moves(scout, starts, runs, restarts), "move"):
             runs.append(run._replace(mode=replace(run.mode, starts=0, moves=1)))
     except KeyboardInterrupt:
         if not any(np.isfinite(run.mode.log_joint) for run in runs):
             raise
-        climber = replace(climber, max_steps=1)
-    return runs if whole else _carried(climber, runs)
+        interrupted = True
+    if not whole:
+        last = replace(climber, max_steps=1) if interrupted else climber
+        runs = _carried(last, runs, progress)
+    return Found(runs, interrupted)
 
 
 def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> Iterator[Run]:
@@ -204,7 +214,7 @@ def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> It
             resp = scout.resp(best, n)
 
 
-def _carried(climber: Climber, runs: list[Run]) -> list[Run]:
+def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]:
     """The best modes of a sample of the rows, carried on with all of them.
 
     All take a few steps; those that even then promise less than the best has are left there.
@@ -217,7 +227,7 @@ def _carried(climber: Climber, runs: list[Run]) -> list[Run]:
         begun.append((state, first + history))
     reached = max(float(state.log_joint) for state, _ in begun)
     carried = []
-    for mode, (state, history) in zip(modes, begun, strict=True):
+    for mode, (state, history) in progress(list(zip(modes, begun, strict=True)), "mode"):
         if float(state.log_joint) + 4 * float(state.left) >= reached:
             run = climber.climb(state, history)
             carried.append(

@@ -183,6 +183,8 @@ def test_an_interrupt_returns_the_best_so_far(monkeypatch):
     em = _interrupted_at(monkeypatch, 20)
     tried = [sum(mode.starts + mode.moves for mode in each.modes) for each in (em, whole)]
     assert tried[0] < tried[1]
+    assert any("interrupted" in note for note in em.notes)
+    assert not any("interrupted" in note for note in whole.notes)
     with jax.enable_x64(True):
         assert float(log_joint(em.mixture, em.params)) == pytest.approx(em.log_joint, rel=1e-12)
 
