@@ -335,7 +335,9 @@ def test_large_results_are_thinned(results, monkeypatch):
     assert made.observations["same_prob"].to_numpy() == pytest.approx(same, abs=1e-7)
     assert len(made.partition.labels) == 100
     assert made.facts["partition_draws"] == 60
-    assert "one assignment of a random 100 of 272 observations" in " ".join(str(made).split())
+    flowing = " ".join(str(made).split())
+    assert "one assignment of a random 100 of 272 observations" in flowing
+    assert "looked at in 40 evenly spaced of the 80 draws per chain" in flowing
 
 
 # Several results.
@@ -451,6 +453,19 @@ def test_refuses_arguments_in_the_wrong_places(results):
         card(em)
     with pytest.raises(ValueError, match="2 results of NUTS: give one of a kind"):
         card(em, nuts, nuts)
+
+
+def test_refuses_other_covariates():
+    """The same program and the same observations, but other arguments beside them."""
+    import programs
+
+    rng = np.random.default_rng(0)
+    t, y = rng.normal(size=(2, 40))
+    fit = bm.EM(programs.regression, restarts=1, max_steps=3, progress_bar=False)
+    em = fit.run(jax.random.key(0), t, y)
+    other = fits.stand_in(em, {}, mixture=bm.trace(programs.regression, t + 0.1, y))
+    with pytest.raises(ValueError, match="different programs or arguments: at EM's MAP"):
+        card(em, other)
 
 
 def test_refuses_too_few_draws(results):

@@ -308,6 +308,12 @@ def notes(em: Any, sources: Sequence[Source], tables: Any, f: dict[str, Any]) ->
         f"Log joint: draws lie {f['drop']:.1f} nats below the MAP on average; a Gaussian posterior "
         f"of {em.n_parameters} parameters would lie {f['expected_drop']:.1f} below."
     )
+    few = sources[0].thinned["posterior"].sizes["draw"]
+    if few < f["draws"]:
+        yield (
+            f"Responsibilities, names and partitions were looked at in {few} evenly spaced of the "
+            f"{f['draws']} draws per chain, as all would be too large."
+        )
     yield from (f"EM: {note}" for note in em.notes)
     yield from (f"{each.kind}: {note}" for each in sources for note in each.result.notes)
 
