@@ -42,4 +42,4 @@ def test_notebook_is_committed_with_its_outputs(path):
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) >= 2
+    assert len(NOTEBOOKS) >= 3
