@@ -184,6 +184,15 @@ def test_similarity_of_thinned_rows_is_that_of_all(monkeypatch):
     assert np.minimum(np.abs(nearest - off), np.abs(below - off)).max() < 1e-6
 
 
+def test_a_result_stands_for_its_tree():
+    nuts = fits.pair("flowers")[1]
+    assert np.array_equal(
+        heat(plots.similarity(nuts, partition=estimate())),
+        heat(plots.similarity(tree(), partition=estimate())),
+    )
+    assert plots.uncertainty(nuts, estimate(), columns=[0]).axes[0].get_xlabel() == "sepal_length"
+
+
 # Number of clusters.
 
 
@@ -422,6 +431,10 @@ REFUSED = {
     "a cube": (
         lambda: plots.uncertainty(labels(), TRUTH, data=np.zeros((90, 2, 2))),
         "one row per observation",
+    ),
+    "constant columns": (
+        lambda: plots.uncertainty(labels(), TRUTH, data=np.ones((90, 3))),
+        "every column of the data is constant",
     ),
     "another partition": (
         lambda: plots.similarity(labels(), partition=[0, 1]),

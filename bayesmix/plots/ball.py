@@ -25,7 +25,8 @@ from bayesmix.plots.canvas import (
     put_title,
     styled,
 )
-from bayesmix.plots.plane import Plane, draw_groups, plane_of
+from bayesmix.plots.plane import Plane, draw_groups, plane_of, shrinkage
+from bayesmix.plots.view import draws_of
 
 if TYPE_CHECKING:
     import xarray
@@ -110,13 +111,14 @@ def uncertainty(
 ) -> Figure:
     """How sure the posterior is of each observation's cluster, on a map of the data.
 
-    draws, partition, mixture : as in `bm.stability`. data : as in `credible_ball`; by default
-    what the tree observed. Colour: the observation's cluster. Area: entropy of its posterior over
-    the clusters (nats; those without a match in the partition count as one more). Edge: the colour
-    of the runner-up, where it has more than 5 % probability. Data of one column are drawn against
-    the probability of staying in the cluster. The five least certain carry
-    their names where there is room.
+    draws, partition, mixture : as in `bm.stability`; draws may be a result. data : as in
+    `credible_ball`; by default what the tree observed. Colour: the observation's cluster. Area:
+    entropy of its posterior over the clusters (nats; those without a match in the partition count
+    as one more). Edge: the colour of the runner-up, where it has more than 5 % probability. Data of
+    one column are drawn against the probability of staying in the cluster. The five least certain
+    carry their names where there is room.
     """
+    draws, mixture = draws_of(draws, mixture)
     found = stability(draws, partition, mixture=mixture)
     labels = found["cluster_of"].to_numpy()
     plane = plane_of(_data_of(draws) if data is None else data, len(labels), columns)
@@ -127,12 +129,13 @@ def uncertainty(
     inks = colours(int(labels.max()) + 1)
     edges = np.where(possible[:, None], inks[found["runner_up"].to_numpy()], 1.0)
     order = np.argsort(spread, kind="stable")  # the doubtful above the sure
-    widths = np.where(possible, 1.8, 0.4)
+    widths = np.where(possible, 1.8, 0.4) * shrinkage(len(labels))
     with styled():
         ax = panel(ax, 8.0, 5.4)
         ax.scatter(
-            points[order, 0], points[order, 1], s=_area(spread[order]), c=inks[labels[order]],
-            edgecolors=edges[order].tolist(), linewidths=widths[order].tolist(), zorder=3,
+            points[order, 0], points[order, 1], s=_area(spread[order], len(labels)),
+            c=inks[labels[order]], edgecolors=edges[order].tolist(),
+            linewidths=widths[order].tolist(), zorder=3,
         )  # fmt: skip
         _write_names(ax, points, stays, _names(found))
         _label_axes(ax, plane)
@@ -164,8 +167,8 @@ def _entropy(membership: np.ndarray) -> np.ndarray:
     return np.maximum(entr(membership).sum(axis=1) + entr(rest), 0)
 
 
-def _area(spread: np.ndarray) -> np.ndarray:
-    return 18 + 150 * spread
+def _area(spread: np.ndarray, N: int) -> np.ndarray:
+    return (18 + 150 * spread) * shrinkage(N)
 
 
 def _write_names(ax: Axes, points: np.ndarray, stays: np.ndarray, names: list[str]) -> None:
@@ -206,7 +209,7 @@ def _uncertainty_legend(
         for k, c in enumerate(inks)
     ]
     for value in (0.0, float(spread.max()) / 2, float(spread.max())):
-        size = float(np.sqrt(_area(np.array(value))))
+        size = float(np.sqrt(_area(np.array(value), len(labels))))
         marks.append(Line2D([], [], ms=size, mfc=MUTED, label=f"entropy {value:.2f} nats", **style))
     if ringed:
         edge = {**style, "mec": INK, "mew": 1.8}

@@ -47,7 +47,7 @@ def relabelling(source: Any, var_names: Sequence[str] | None = None) -> Figure:
         for row, old, new in zip(axes, before, after, strict=True):
             _draw_chains(row[0], old.values)
             _draw_chains(row[1], new.values)
-            row[0].set_ylabel(new.name)
+            row[0].set_ylabel(new.name.replace(", ", ",\n"))
             row[0].set_ylim(*_middle(new.values))
         for ax, title in zip(axes[0], ("As drawn", f"Relabelled ({_method(tree)})"), strict=True):
             ax.set_title(title, pad=18)
@@ -137,7 +137,7 @@ def _draw_chains(ax: Axes, values: np.ndarray) -> None:
     flat = values[:, ::every].reshape(-1, K)
     # the clusters of a draw one after the other, so that none always covers the rest
     ax.scatter(
-        np.repeat(at, K), flat.ravel(), s=1.6, lw=0, alpha=0.75, rasterized=True,
+        np.repeat(at, K), flat.ravel(), s=max(1.6, 100 / np.sqrt(len(at))), lw=0, alpha=0.75, rasterized=True,
         c=np.tile(colours(K), (len(at), 1)),
     )  # fmt: skip
     for chain in range(1, chains):

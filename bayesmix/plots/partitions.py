@@ -19,6 +19,7 @@ from bayesmix.plots.canvas import (
     put_title,
     styled,
 )
+from bayesmix.plots.view import draws_of
 from bayesmix.similarity import blocks_of, mean_products
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ def similarity(
 ) -> Figure:
     """Heat map of the posterior probability that two observations share a cluster.
 
-    draws, mixture : as in `bm.similarity`. partition : a result of `bm.partition` or (N,) labels:
-    its clusters are outlined and lie side by side when they are alike; inside a cluster,
+    draws, mixture : as in `bm.similarity`, or a result. partition : a result of `bm.partition` or
+    (N,) labels: its clusters are framed and lie side by side when they are alike; inside a cluster,
     observations that are alike lie side by side (average linkage, leaves in optimal order).
     Without it, all observations are ordered in that way. Of more than 600 observations, 600 are
     shown, from every cluster in proportion; the subtitle says so.
     """
-    blocks, _ = blocks_of(draws, mixture)
+    blocks, _ = blocks_of(*draws_of(draws, mixture))
     first = next(blocks)
     N = first.shape[1]
     labels = np.zeros(N, int) if partition is None else read_partition(partition, N)
@@ -57,11 +58,8 @@ def similarity(
         ax.spines[["left", "right", "top", "bottom"]].set(visible=True, color=PALE)
         if partition is not None:
             _outline(ax, labels[rows][order], ends, np.bincount(labels))
-        how = "ordered by similarity"
-        if partition is not None:
-            many = labels.max() + 1
-            how = f"{many} outlined cluster{'s' if many > 1 else ''}, ordered by similarity inside"
         few = f"{len(rows)} of {N} observations shown" if len(rows) < N else f"{N} observations"
+        how = "framed: the partition" if partition is not None else "ordered by similarity"
         put_title(ax, "Which observations share a cluster", f"{few}, {S} draws; {how}")
     return figure_of(ax)
 

@@ -93,6 +93,8 @@ def _components(values: np.ndarray) -> Plane:
     """First two principal components of the standardised columns."""
     centred = values - values.mean(axis=0)
     scale = centred.std(axis=0)
+    if not scale.any():
+        raise ValueError("every column of the data is constant: there is nothing to spread them by")
     left, singular, right = np.linalg.svd(
         centred / np.where(scale > 0, scale, 1), full_matrices=False
     )
@@ -106,6 +108,11 @@ def _components(values: np.ndarray) -> Plane:
     )
 
 
+def shrinkage(N: int) -> float:
+    """Factor on the area of a point, so that many points do not hide each other."""
+    return float(np.sqrt(min(1.0, 300 / N)))
+
+
 def draw_groups(
     ax: Axes, plane: Plane, groups: np.ndarray, inks: np.ndarray, ringed: np.ndarray
 ) -> None:
@@ -116,11 +123,12 @@ def draw_groups(
     if plane.line:
         _draw_stack(ax, plane.points[:, 0], groups, inks, ringed)
     else:
+        small = shrinkage(len(groups))
         for mask, edge, width, above in ((~ringed, "white", 0.4, 2), (ringed, INK, 1.0, 3)):
             x, y = plane.points[mask].T
             ax.scatter(
-                x, y, s=24, c=inks[groups[mask]], edgecolors=edge,
-                linewidths=width, zorder=above,
+                x, y, s=24 * small, c=inks[groups[mask]], edgecolors=edge,
+                linewidths=width * small, zorder=above,
             )  # fmt: skip
         ax.set_ylabel(plane.axes[1])
     ax.set_xlabel(plane.axes[0])
