@@ -137,8 +137,8 @@ def _draw_chains(ax: Axes, values: np.ndarray) -> None:
     flat = values[:, ::every].reshape(-1, K)
     # the clusters of a draw one after the other, so that none always covers the rest
     ax.scatter(
-        np.repeat(at, K), flat.ravel(), s=max(1.6, 100 / np.sqrt(len(at))), lw=0, alpha=0.75, rasterized=True,
-        c=np.tile(colours(K), (len(at), 1)),
+        np.repeat(at, K), flat.ravel(), s=max(1.6, 100 / np.sqrt(len(at))), lw=0,
+        alpha=0.75, c=np.tile(colours(K), (len(at), 1)), rasterized=True,
     )  # fmt: skip
     for chain in range(1, chains):
         ax.axvline(chain * draws, color=MUTED, lw=0.8)
