@@ -13,6 +13,7 @@ from bayesmix.blocks import Blocks
 from bayesmix.density import cached, data_of, density_of, log_density
 from bayesmix.families.product import slots_of
 from bayesmix.laplace import log_evidence
+from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture
 from bayesmix.sweep import whitening
 
@@ -148,7 +149,8 @@ def _degeneracy(
             "the data's in one direction"
         )
     if degenerate:
-        return f"the log joint grows without bound (smallest cluster: {counts[smallest]:.1f} rows)"
+        what = "grows without bound" if boundedness(mixture) else "cannot be followed further"
+        return f"the log joint {what} (smallest cluster: {counts[smallest]:.1f} rows)"
     needed = rows_needed(mixture)
     if counts[smallest] < needed:
         return f"cluster {smallest} holds {counts[smallest]:.1f} rows, fewer than {needed}"
