@@ -1,0 +1,105 @@
+"""What NUTS leaves in the user's hands."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bayesmix.draws import evaluate_draws
+from bayesmix.estimate import EMResult
+from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
+from bayesmix.program import Mixture
+from bayesmix.symmetry import permute_draws
+
+
+@dataclass(frozen=True, eq=False)
+class NUTSResult:
+    """Posterior draws: ``samples`` {site: (chain, draw, *shape)}, NumPy, float64.
+
+    ``sample_stats`` holds "lp" (the log density the sampler saw, Jacobian included, nats),
+    "diverging", "energy", "n_steps", "acceptance_rate", "step_size", each (chain, draw).
+    ``start_policy`` says how the chains began, which is what R-hat must be read with.
+    """
+
+    mixture: Mixture
+    samples: dict[str, np.ndarray]
+    sample_stats: dict[str, np.ndarray]
+    start: EMResult | None
+    start_policy: str
+    notes: tuple[str, ...]
+    seconds: float
+    seed: str
+    settings: dict[str, Any] = field(repr=False)
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, np.ndarray]:
+        """{site: (chain * draw, *shape)}, or (chain, draw, *shape) with ``group_by_chain``."""
+        if group_by_chain:
+            return dict(self.samples)
+        return {name: v.reshape(-1, *v.shape[2:]) for name, v in self.samples.items()}
+
+    def to_datatree(self, **kwargs: Any) -> Any:
+        """An ArviZ DataTree with original labels; see ``bayesmix.posterior.nuts_tree``."""
+        from bayesmix.posterior import nuts_tree
+
+        return nuts_tree(self, **kwargs)
+
+    @cached_property
+    def _relabelled(self) -> Any:
+        """The DataTree with every draw's clusters named as the pivot's."""
+        from bayesmix.relabel import relabel
+
+        return relabel(self.to_datatree(), mixture=self.mixture)
+
+    def summary(self) -> Any:
+        """ArviZ's summary of the relabelled draws: a DataFrame."""
+        from bayesmix.diagnose.numbers import summary
+
+        return summary(self._relabelled)
+
+    def report(self) -> str:
+        """Whether the draws may be trusted, in words; `bm.diagnose` gives the numbers as well."""
+        from bayesmix.diagnose import diagnose
+
+        return str(diagnose(self._relabelled, mixture=self.mixture))
+
+    def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Responsibilities averaged over the relabelled posterior, (*rows, K); new data as args."""
+        new = brought_near(with_data(self.mixture, args, kwargs))
+        return evaluate_draws(new, self._aligned())["mean_responsibilities"]
+
+    def _aligned(self) -> dict[str, np.ndarray]:
+        """The samples with every draw's clusters named as the pivot's."""
+        perm = np.asarray(self._relabelled["relabelling"]["permutation"])
+        return permute_draws(self.mixture, self.samples, perm)
+
+    def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Log posterior predictive density of each row of new data, (*rows), in nats."""
+        new = with_data(self.mixture, args, kwargs)
+        pointwise = evaluate_draws(new, self.samples)["log_likelihood"]
+        return np.logaddexp.reduce(pointwise, axis=(0, 1)) - np.log(np.prod(pointwise.shape[:2]))
+
+    def sample(self, key: Any, n: int) -> Simulated:
+        """``n`` new observations from the posterior predictive, (n, *event), in data units.
+
+        {observed site: array} where several share an assignment.
+        """
+        return simulate_posterior(key, self.mixture, self.samples, n)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"NUTS of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
+            f"{self.mixture.N} rows",
+            f"{_shape(self)} draws in {self.seconds:.1f} s, "
+            f"{int(self.sample_stats['diverging'].sum())} divergences",
+            self.start_policy,
+            *(f"note: {note}" for note in self.notes),
+            "summary() for the relabelled posterior, report() for the verdict, "
+            "to_datatree() for ArviZ",
+        ]
+        return "\n".join(lines)
+
+
+def _shape(result: NUTSResult) -> str:
+    chains, draws = next(iter(result.samples.values())).shape[:2]
+    return f"{chains} chains x {draws}"

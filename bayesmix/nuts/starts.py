@@ -1,0 +1,120 @@
+"""Where the chains begin, and the coordinates in which they move."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+
+from bayesmix.coordinates import to_free
+from bayesmix.density import data_of, density_of
+from bayesmix.estimate import EMResult
+from bayesmix.laplace import geometry_at
+from bayesmix.program import Mixture
+from bayesmix.symmetry import aligned
+
+COMPARABLE = np.log(100.0)
+
+
+class Frame(NamedTuple):
+    """Affine coordinates u of the sampler: z = centre + factor u."""
+
+    centre: np.ndarray
+    factor: np.ndarray
+
+
+class Starts(NamedTuple):
+    """The sampler's coordinates, every chain's first point there, and the words for it.
+
+    points : (chain, n). policy : how the chains began. notes : what the user should know.
+    """
+
+    frame: Frame
+    points: np.ndarray
+    policy: str
+    notes: tuple[str, ...] = ()
+
+
+def starts_of(mixture: Mixture, em: EMResult | None, key: Any, chains: int) -> Starts:
+    """First points around the modes that EM found; draws from the prior without EM."""
+    with jax.enable_x64(True):
+        if em is None:
+            return _from_prior(mixture, key, chains)
+        return _from_modes(mixture, em, key, chains)
+
+
+def _from_prior(mixture: Mixture, key: Any, chains: int) -> Starts:
+    density, data = density_of(mixture), data_of(mixture)
+    args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
+
+    def one(key: Any) -> jax.Array:
+        hidden = [site.name for site in mixture.observed]
+        seeded = handlers.seed(handlers.block(mixture.marginal, hide=hidden), key)
+        found = handlers.trace(seeded).get_trace(*args, **kwargs)
+        return to_free(density, {name: found[name]["value"] for name in mixture.sites}, data)
+
+    points = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, chains)))
+    n = points.shape[1]
+    policy = (
+        f"starts: {chains} draws from the prior, ordinary adaptation; R-hat compares chains that "
+        "began far apart"
+    )
+    return Starts(Frame(np.zeros(n), np.eye(n)), points, policy)
+
+
+def _from_modes(mixture: Mixture, em: EMResult, key: Any, chains: int) -> Starts:
+    """Chains shared out over EM's regular modes of comparable mass, spread by their curvature."""
+    regular = [mode for mode in em.modes if mode.regular] or [em.modes[0]]
+    found = [(mode, geometry_at(mixture, mode.params)) for mode in regular[:8]]
+    known = [(mode, geometry) for mode, geometry in found if geometry is not None]
+    if not known:
+        return _without_curvature(mixture, em, key, chains)
+    top = max(geometry.log_evidence for _, geometry in known)
+    known = [pair for pair in known if pair[1].log_evidence > top - COMPARABLE]
+    known.sort(key=lambda pair: -pair[1].log_evidence)
+    best = known[0][1]
+    share = _shares([geometry.log_evidence for _, geometry in known], chains)
+    inverse = np.linalg.inv(best.factor)
+    points = []
+    for number, chain_key in zip(share, jax.random.split(key, chains), strict=True):
+        geometry = known[number][1]
+        if number:
+            same_names = aligned(mixture, geometry.params, em.params)
+            geometry = geometry_at(mixture, same_names) or geometry
+        spread = geometry.factor @ np.asarray(jax.random.normal(chain_key, (geometry.z.size,)))
+        points.append(inverse @ (geometry.z + spread - best.z))
+    policy = _policy(len(known), chains)
+    return Starts(Frame(best.z, best.factor), np.stack(points), policy)
+
+
+def _policy(modes: int, chains: int) -> str:
+    where = (
+        "around EM's best mode"
+        if modes == 1
+        else f"shared out over EM's {modes} modes of comparable mass"
+    )
+    return (
+        f"starts: {chains} chains {where}, spread by the local curvature; R-hat then says nothing "
+        'about modes that EM never saw (start="prior" begins far apart)'
+    )
+
+
+def _without_curvature(mixture: Mixture, em: EMResult, key: Any, chains: int) -> Starts:
+    density, data = density_of(mixture), data_of(mixture)
+    z = np.asarray(to_free(density, {n: jnp.asarray(v) for n, v in em.params.items()}, data))
+    points = z + 0.01 * np.asarray(jax.random.normal(key, (chains, z.size)))
+    note = (
+        "the log density has no proper maximum near EM's mode (its Hessian is not negative "
+        "definite), so the chains use NumPyro's ordinary adaptation"
+    )
+    return Starts(Frame(np.zeros(z.size), np.eye(z.size)), points, _policy(1, chains), (note,))
+
+
+def _shares(log_evidence: list[float], chains: int) -> list[int]:
+    """Which mode each chain starts at: one each while there are chains, the rest by mass."""
+    mass = np.exp(np.array(log_evidence) - max(log_evidence))
+    counts = np.zeros(len(mass), int)
+    for _ in range(chains):
+        counts[np.argmax(mass / mass.sum() * chains - counts + (counts == 0) * chains)] += 1
+    return [int(number) for number in np.repeat(np.arange(len(mass)), counts)]
