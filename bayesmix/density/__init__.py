@@ -1,0 +1,41 @@
+"""The densities of a mixture: log joint, responsibilities, and the expectation that EM maximises.
+
+``piece`` is arithmetic read from the program's graph; ``layout`` is the observed side as columns of
+one family; ``arithmetic`` has ``Density``, pure functions of (params, data); ``prepared`` makes the
+data ready for it; ``byrow`` and ``values`` are the same arithmetic on one mixture.
+"""
+
+from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.byrow import by_row, row_piece
+from bayesmix.density.layout import columns_of, has_family, merged_of, spread_out
+from bayesmix.density.piece import Piece
+from bayesmix.density.prepared import cached, data_of, density_of, row_weights, sample_of
+from bayesmix.density.values import (
+    expected_log_joint,
+    log_density,
+    log_joint,
+    log_prior,
+    responsibilities,
+)
+
+__all__ = [
+    "Data",
+    "Density",
+    "Piece",
+    "by_row",
+    "cached",
+    "columns_of",
+    "data_of",
+    "density_of",
+    "expected_log_joint",
+    "has_family",
+    "log_density",
+    "log_joint",
+    "log_prior",
+    "merged_of",
+    "responsibilities",
+    "row_piece",
+    "row_weights",
+    "sample_of",
+    "spread_out",
+]

@@ -1,0 +1,227 @@
+"""The arithmetic of one program: its terms, priors and densities, free of any particular data.
+
+A ``Density`` holds no data: two readings of the same program with data of the same shapes are
+equal and share compiled code. What depends on data alone (means, covariances that scale a prior) is
+computed once, when the data are prepared.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
+
+from bayesmix.density.layout import family_of, is_tied
+from bayesmix.density.piece import Piece
+from bayesmix.families.product import located
+from bayesmix.program import Mixture, Params
+from bayesmix.reader import x64
+from bayesmix.sweep import (
+    Streamed,
+    largest,
+    log_likelihood,
+    responsibilities_of,
+    scan_rows,
+    total_base,
+    total_squares,
+)
+
+# Nats of a row's score that may be lost before the sweep gives way, by precision.
+CANCELLATION = {"float64": 1e-8, "float32": 1e-3}
+
+
+class Data(NamedTuple):
+    """All that a Density needs of the data: summaries for the program's arithmetic, and rows."""
+
+    known: list[Any]
+    rows: Any  # Rows; for the general sweep None, or factors of the row weights (*rows)
+    base: Any
+
+
+class Density:
+    """Pure, traceable functions of one program's arithmetic; hashable, so static under jit."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        reading = mixture.reading
+        self.sites = {name: site.shape for name, site in mixture.sites.items()}
+        self.supports = {name: site.support for name, site in mixture.sites.items()}
+        self.K = mixture.K
+        self.family = family_of(mixture)
+        self.tied = self.family is not None and is_tied(self.family, reading)
+        self._terms, self._priors = reading.terms, reading.priors
+        self._bounds, self._scale = reading.supports, reading.scale
+        self._leaves, self._log_weights = reading.leaves[0], reading.log_weights
+        self._components, self._centres = reading.components, reading.centres
+        fit = (self._leaves, self._log_weights) if self.family else (self._components, self._scale)
+        self.piece = Piece((self._terms, self._priors, self._bounds, self._centres, fit), reading)
+        self._key = (
+            self.piece,
+            (self.family, self.tied),
+            tuple((name, shape, str(self.supports[name])) for name, shape in self.sites.items()),
+            x64(),
+        )
+        self._hash = hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Density) and self._key == other._key)
+
+    def terms(self, params: Params, data: Data) -> dict[str, jax.Array]:
+        """Log density of every site but the mixture's, summed over its elements, in nats."""
+        return self.piece(self._terms, params, data.known)
+
+    def prior(self, name: str, params: Params, data: Data) -> dict[str, jax.Array]:
+        """The parameters of a latent site's prior at ``params``."""
+        return self.piece(self._priors[name], params, data.known)
+
+    def leaves(self, params: Params, data: Data) -> dict[str, jax.Array]:
+        """The parameters of the components, each (K, *event), in data units."""
+        return self.piece(self._leaves, params, data.known)
+
+    def transforms(self, data: Data) -> dict[str, Any]:
+        """The bijection from unconstrained coordinates to each site's support."""
+        bounds = self.piece(self._bounds, {}, data.known)
+        return {
+            name: biject_to(jax.tree.unflatten(tree, bounds[name]))
+            for name, tree in self.supports.items()
+        }
+
+    def centre(self, data: Data) -> Params:
+        """A legal value for every site: its prior's mean, or the middle of its free coordinates.
+
+        A mean that depends on other sites is taken at their centres.
+        """
+        transforms = self.transforms(data)
+        params = {
+            name: transforms[name](jnp.zeros(transforms[name].inverse_shape(shape)))
+            for name, shape in self.sites.items()
+        }
+        for name, node in self._centres.items():
+            mean = self.piece(node, params, data.known)
+            inside = jnp.all(jnp.isfinite(transforms[name].inv(mean)))
+            params[name] = jnp.where(inside, mean, params[name])
+        return {
+            name: _off_zero(value) if _is_unbounded(transforms[name]) else value
+            for name, value in params.items()
+        }
+
+    # ----------------------------------------------------------------------------- densities
+
+    def natural(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
+        """eta (K, F) and log w - A (K,) in the sweep's coordinates."""
+        assert self.family is not None
+        leaves, log_weights = self.piece((self._leaves, self._log_weights), params, data.known)
+        if self.family.location_scale:
+            leaves = self.family.standardise(leaves, data.rows.shift, data.rows.scale)
+        eta, normaliser = self.family.natural(leaves)
+        return eta, log_weights - normaliser
+
+    def cancels(self, params: Params, data: Data) -> jax.Array:
+        """Whether a component is so narrow that x^2, x loc and loc^2 cancel in the sweep's score.
+
+        Their size, precision * z^2, costs that many times the rounding unit; more than 1e-8 nats
+        (a scale of about 1e-4 of the data's in float64) is too much.
+        """
+        assert self.family is not None
+        precision = data.rows.z.dtype
+        eta, z = self.natural(params, data)[0], data.rows.z
+        if not isinstance(z, Streamed):
+            eta, z = located(self.family, eta, z)
+        size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, largest(z)) ** 2
+        return ~(size * jnp.finfo(precision).eps < CANCELLATION[precision.name])
+
+    def rounding(self, data: Data) -> float:
+        """The rounding unit of the pass over the data."""
+        precision = data.rows.z.dtype if self.family else jnp.result_type(float)
+        return float(jnp.finfo(precision).eps)
+
+    def log_prior(self, params: Params, data: Data) -> jax.Array:
+        """Log density of all sites but the mixture's, in nats."""
+        return sum(self.terms(params, data).values(), jnp.zeros(()))
+
+    def log_likelihood(self, params: Params, data: Data) -> jax.Array:
+        """The observed site's log density with the assignments summed out, in nats."""
+        if self.family:
+            return data.base + log_likelihood(self.family, *self.natural(params, data), data.rows)
+        components, scale = self._by_row(params, data)
+        return jnp.sum(weighted(jax.nn.logsumexp(components, -1), scale))
+
+    def log_joint(self, params: Params, data: Data) -> jax.Array:
+        """Log density of all sites of the program, in nats."""
+        return self.log_prior(params, data) + self.log_likelihood(params, data)
+
+    def e_step(self, params: Params, data: Data) -> tuple[jax.Array, Any]:
+        """The log likelihood and what the M-step needs.
+
+        Statistics of the sweep, or the weighted responsibilities (*rows, K) of the general sweep.
+        """
+        if self.family:
+            value, statistics = scan_rows(self.family, *self.natural(params, data), data.rows)
+            return data.base + value, statistics
+        components, scale = self._by_row(params, data)
+        value = jnp.sum(weighted(jax.nn.logsumexp(components, -1), scale))
+        resp = jax.nn.softmax(components, -1)
+        return value, resp if scale is None else resp * scale[..., None]
+
+    def _by_row(self, params: Params, data: Data) -> tuple[jax.Array, Any]:
+        """The components' log densities (*rows, K) and the row weights, or None."""
+        components, scale = self.piece((self._components, self._scale), params, data.known)
+        if data.rows is not None:
+            scale = data.rows if scale is None else data.rows * scale
+        return safe(components), scale
+
+    def reweighted(self, data: Data, factors: jax.Array) -> Data:
+        """The data with every row's weight multiplied by a factor, laid out as ``row_weights``.
+
+        What the priors take from the data stays as it is. Traceable.
+        """
+        if self.family is None:
+            return data._replace(rows=factors)
+        rows = data.rows._replace(weights=data.rows.weights * factors)
+        if self.tied:
+            rows = rows._replace(shared=total_squares(self.family, rows))
+        return data._replace(rows=rows, base=total_base(self.family, rows))
+
+    def resp(self, params: Params, data: Data) -> jax.Array:
+        """Responsibilities of the rows as ``data`` holds them, (n, K); padding rows may follow."""
+        if self.family:
+            return responsibilities_of(self.family, *self.natural(params, data), data.rows)
+        return jax.nn.softmax(self._by_row(params, data)[0], -1).reshape(-1, self.K)
+
+    def expected(self, params: Params, statistics: Any, data: Data) -> jax.Array:
+        """Q(params | statistics), in nats: expected log density of data and assignments."""
+        if self.family:
+            eta, offset = self.natural(params, data)
+            fit = data.base + _dot(statistics.mass, offset) + jnp.sum(statistics.features * eta)
+        else:
+            fit = _dot(statistics, self.piece(self._components, params, data.known))
+        return self.log_prior(params, data) + fit
+
+
+def _is_unbounded(transform: Any) -> bool:
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return isinstance(transform, IdentityTransform)
+
+
+def _off_zero(value: jax.Array) -> jax.Array:
+    """A value a little off 0, where NumPyro's Binomial by logit has a kink instead of a slope."""
+    return jnp.where(value == 0, 0.01, value)
+
+
+def safe(components: jax.Array) -> jax.Array:
+    """Keep rows that no component can reach away from inf - inf."""
+    return jnp.where(jnp.isneginf(components), jnp.finfo(components.dtype).min, components)
+
+
+def weighted(value: jax.Array, scale: Any) -> jax.Array:
+    """``value`` times the rows' weights, or as it is; weight 0 switches off infinite values."""
+    return value if scale is None else jnp.where(scale > 0, scale * value, 0.0)
+
+
+def _dot(weight: jax.Array, value: jax.Array) -> jax.Array:
+    """sum(weight * value), where weight 0 switches off infinite values."""
+    return jnp.sum(weight * jnp.where(weight > 0, value, 0.0))

@@ -1,0 +1,131 @@
+"""Data made ready for a Density: laid out for the sweep, summarised for the priors, kept.
+
+Densities and prepared data are made once for each mixture and precision.
+"""
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesmix.blocks import Blocks
+from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.layout import columns_of, merged_of, spread_out
+from bayesmix.effort import cells_of, compiled
+from bayesmix.graph import evaluate
+from bayesmix.program import Mixture
+from bayesmix.reader import x64
+from bayesmix.rowwise import summarise
+from bayesmix.sweep import merged_rows, rows_of, sharded, streamed_rows, total_base, total_squares
+
+
+def cached(mixture: Mixture, name: str, make: Any) -> Any:
+    """Made once per mixture and precision, from values, even when called under a trace."""
+    key = (name, x64())
+    if key not in mixture.cache:
+        _ = mixture.reading
+        tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
+        with jax.ensure_compile_time_eval() if tracing else nullcontext():
+            mixture.cache[key] = make()
+    return mixture.cache[key]
+
+
+def density_of(mixture: Mixture) -> Density:
+    """The mixture's Density in the ambient precision."""
+    return cached(mixture, "density", lambda: Density(mixture))
+
+
+def data_of(mixture: Mixture, dtype: str | None = None) -> Data:
+    """The mixture's data, prepared for its Density, in the ambient precision.
+
+    dtype : the precision of the pass over the rows, if it is to be lower than the ambient one.
+    """
+    dtype = dtype or jnp.result_type(float).name
+    return cached(mixture, f"data {dtype}", lambda: prepare(density_of(mixture), mixture, dtype))
+
+
+def prepare(density: Density, mixture: Mixture, dtype: str) -> Data:
+    """The data of a mixture whose Density is given; ``dtype`` is the precision of the sweep."""
+    rows = None
+    if isinstance(mixture.value, Blocks):
+        return _prepare_blocks(density, mixture, mixture.value, dtype)
+    if density.family:
+        merged = merged_of(mixture)
+        if merged is not None:
+            rows = merged_rows(merged, density.family, density.K, dtype)
+        else:
+            rows = rows_of(*columns_of(mixture), density.family, density.K, dtype)
+            if spread_out(mixture):
+                rows = sharded(rows, mixture.arguments.mesh)
+    source = tuple(sorted(mixture.reading.data))
+    arrays = [mixture.reading.data[number] for number in source]
+    return _prepare(density, source, arrays, rows)
+
+
+def _prepare_blocks(density: Density, mixture: Mixture, blocks: Blocks, dtype: str) -> Data:
+    """The same for data that are never held: summaries and moments by passes over them."""
+    if density.family is None:
+        raise ValueError(
+            f"site {mixture.name!r}: {mixture.family} components have no sweep of their own, "
+            "so their rows cannot be given as Blocks"
+        )
+    data = dict(mixture.reading.data)
+    source = next(number for number, array in data.items() if array is blocks)
+    del data[source]
+    known = summarise(density.piece.frontier, source, data, blocks)
+    rows = streamed_rows(blocks, density.family, density.K, dtype, density.tied)
+    return Data([jnp.asarray(value) for value in known], rows, jnp.asarray(rows.base, float))
+
+
+@compiled(lambda density, source, arrays, rows: cells_of(arrays), static=(0, 1))
+def _prepare(density: Density, source: tuple[int, ...], arrays: list[Any], rows: Any) -> Data:
+    """Everything that depends on the data alone, in one compiled call."""
+    known = evaluate(density.piece.frontier, dict(zip(source, arrays, strict=True)))
+    if density.family is None:
+        return Data(known, rows, jnp.zeros(()))
+    return on_rows(density, known, rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def on_rows(density: Density, known: list[Any], rows: Any) -> Data:
+    """The data of a sweep: what the rows alone decide is added up once."""
+    assert density.family is not None
+    base = total_base(density.family, rows)
+    if density.tied:
+        rows = rows._replace(shared=total_squares(density.family, rows))
+    return Data(known, jax.tree.map(jnp.asarray, rows), base)
+
+
+def sample_of(
+    mixture: Mixture, data: Data, most: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Data, bool]:
+    """At most ``most`` of the rows, (n, D), the data of these alone, and whether they are all.
+
+    Merged rows count once. Weights are raised to the weight of all; priors stay as the whole data
+    made them. The general sweep keeps all rows.
+    """
+    density, merged = density_of(mixture), merged_of(mixture)
+    x, weights = columns_of(mixture) if merged is None else (merged.x, merged.weights)
+    if density.family is None:
+        return np.asarray(x, np.float64), data, True
+    if len(x) <= most:
+        rows = data.rows._replace(place=None, counts=None)
+        return np.asarray(x, np.float64), data._replace(rows=rows), True
+    counted = np.arange(len(x)) if weights is None else np.flatnonzero(weights > 0)
+    index = np.sort(rng.choice(counted, min(most, len(counted)), replace=False))
+    some = np.asarray(x[index], np.float64).reshape(len(index), -1)
+    raised = np.ones(len(index)) if weights is None else weights[index]
+    total = len(x) if weights is None else weights.sum()
+    raised = raised * (total / raised.sum())
+    rows = rows_of(some, raised, density.family, mixture.K, data.rows.z.dtype.name)
+    return some, on_rows(density, data.known, rows), False
+
+
+def row_weights(mixture: Mixture) -> np.ndarray:
+    """Row weights as the sweep holds them, padding rows 0; (*rows) for the general sweep."""
+    if density_of(mixture).family:
+        return np.asarray(data_of(mixture).rows.weights, np.float64)
+    return np.ones(mixture.rows) if mixture.weights is None else np.asarray(mixture.weights)

@@ -1,0 +1,76 @@
+"""The densities of one mixture at given params: the public functions."""
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from bayesmix.blocks import Blocks
+from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.byrow import by_row, row_piece
+from bayesmix.density.piece import Piece
+from bayesmix.density.prepared import data_of, density_of
+from bayesmix.program import Mixture, Params
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _log_joint(
+    density: Density, piece: Piece, params: Params, data: Data, known: list[Any]
+) -> jax.Array:
+    """The log joint by the sweep; by the components' own densities where the sweep would cancel."""
+    if density.family is None or not density.family.location_scale:
+        return density.log_joint(params, data)
+
+    def by_components() -> jax.Array:
+        return density.log_prior(params, data) + by_row(piece, params, known)[0].sum()
+
+    def by_sweep() -> jax.Array:
+        return density.log_joint(params, data)
+
+    return jax.lax.cond(density.cancels(params, data), by_components, by_sweep)
+
+
+_log_joint_of_sweep = jax.jit(Density.log_joint, static_argnums=0)
+_terms = jax.jit(Density.terms, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _expected(density: Density, params: Params, at: Params, data: Data) -> jax.Array:
+    return density.expected(params, density.e_step(at, data)[1], data)
+
+
+def log_joint(mixture: Mixture, params: Params) -> jax.Array:
+    """Log density of all sites of the program at constrained ``params``, in nats.
+
+    Equal to ``numpyro.infer.util.log_density(program, args, kwargs, params)[0]``, without a
+    Jacobian. Traceable; in the ambient precision.
+    """
+    if isinstance(mixture.value, Blocks):
+        return _log_joint_of_sweep(density_of(mixture), params, data_of(mixture))
+    row = row_piece(mixture)
+    return _log_joint(density_of(mixture), row[0], params, data_of(mixture), row[1])
+
+
+def responsibilities(mixture: Mixture, params: Params) -> jax.Array:
+    """p(z_n = k | x_n, params), shape (*rows, K); rows sum to 1. Traceable."""
+    piece, known = row_piece(mixture)
+    return by_row(piece, params, known)[1]
+
+
+def log_density(mixture: Mixture, params: Params) -> jax.Array:
+    """log sum_k w_k f(x_n | k) of every observation, times its weight, (*rows), in nats."""
+    piece, known = row_piece(mixture)
+    return by_row(piece, params, known)[0]
+
+
+def log_prior(mixture: Mixture, params: Params) -> dict[str, jax.Array]:
+    """Log density of every site but the mixture's, summed over its elements, in nats."""
+    return _terms(density_of(mixture), params, data_of(mixture))
+
+
+def expected_log_joint(mixture: Mixture, params: Params, at: Params) -> jax.Array:
+    """Q(params | at): the log joint of data and assignments expected under p(z | x, at), in nats.
+
+    Q(theta | theta) plus the entropy of the responsibilities is ``log_joint(theta)``. Traceable.
+    """
+    return _expected(density_of(mixture), params, at, data_of(mixture))
