@@ -17,6 +17,7 @@ from numpyro.infer.util import log_density, potential_energy
 
 from bayesmix.coordinates import constrain, free_log_density, to_free, unraveller
 from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.groups import by_group
 from bayesmix.marginal import OBSERVED, UNOBSERVED, row_axes
 from bayesmix.program import Mixture, Params
 
@@ -178,6 +179,9 @@ def _trace_of_cluster(
         if name not in inside:
             others += jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
             continue
+        group = next((s.group for s in mixture.observed if s.name == name), None)
+        if group is not None:
+            log_prob = by_group(log_prob, group, len(rows))
         within = tuple(a for a in range(-log_prob.ndim, 0) if a not in axes)
         rows += log_prob.sum(within)
     return others, rows, 1.0 if mixture.weights is None else jnp.asarray(mixture.weights)

@@ -26,8 +26,9 @@ def check_data(mixture: "Mixture") -> None:
     ):
         raise ValueError(f"site {name!r} has a row weight that is negative or not finite")
     for site in mixture.observed:
-        _refuse(np.isnan, "is missing (NaN)", mixture, site, used, "remove the row or fill it in")
-        _refuse(np.isinf, "is infinite", mixture, site, used, "remove the row or the value")
+        some = _used(site, used)
+        _refuse(np.isnan, "is missing (NaN)", mixture, site, some, "remove the row or fill it in")
+        _refuse(np.isinf, "is infinite", mixture, site, some, "remove the row or the value")
     own = [site.value for site in mixture.observed]
     for array in mixture.arguments.arrays:
         known = any(array is value for value in own)
@@ -38,9 +39,14 @@ def check_data(mixture: "Mixture") -> None:
                 f"row {row}: remove the row or fill it in"
             )
     for site in mixture.observed:
-        _check_trials(mixture, site, used)
-        _check_support(mixture, site, used)
+        _check_trials(mixture, site, _used(site, used))
+        _check_support(mixture, site, _used(site, used))
     _check_labels(mixture)
+
+
+def _used(site: "Observed", used: np.ndarray) -> np.ndarray:
+    """Which rows of a site count: those of positive weight, or of groups of positive weight."""
+    return used if site.group is None else used[site.group]
 
 
 def _check_blocks(mixture: "Mixture", blocks: Blocks) -> None:
@@ -81,7 +87,7 @@ def _refuse(
         count = int(bad.any(axis=tuple(range(len(mixture.rows), bad.ndim))).sum())
         raise ValueError(
             f"site {site.name!r}: {place(mixture, site, np.argwhere(bad)[0])} {what}"
-            f" ({count} of {mixture.N} rows): {remedy}"
+            f" ({count} of {used.size} rows): {remedy}"
         )
 
 

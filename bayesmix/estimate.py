@@ -164,9 +164,14 @@ def _elements(mixture: Mixture, params: Params) -> Any:
     """(name[labels], value) of every element of every site, with the columns' names."""
     for name, value in params.items():
         site = mixture.sites[name]
+        named = mixture.coords
         for position, element in np.ndenumerate(value):
             labels = [
-                mixture.columns[i] if dim.startswith("feature") and mixture.columns else str(i)
+                named[dim][i]
+                if dim in named
+                else mixture.columns[i]
+                if dim.startswith("feature") and mixture.columns
+                else str(i)
                 for i, dim in zip(position, site.dims, strict=True)
             ]
             yield f"{name}[{', '.join(labels)}]" if labels else name, float(element)

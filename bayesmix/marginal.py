@@ -15,12 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
+from bayesmix.groups import by_group, indexed, to_rows
 from bayesmix.parameters import peel
 
 OBSERVED, UNOBSERVED = "_observed", "_unobserved"  # what NumPyro makes of a site with obs_mask
@@ -49,7 +51,7 @@ def marginalize(program: Callable[..., Any]) -> Callable[..., Any]:
         name = assignment_of(sites)
         if name is None:
             return program(*args, **kwargs)
-        summed = SumOut(name, nesting(sites))
+        summed = SumOut(name, nesting(sites), grouped=is_grouped(sites, name))
         with summed:
             result = program(*args, **kwargs)
         summed.check()
@@ -95,6 +97,18 @@ def nesting(sites: dict[str, Any]) -> int:
     return max(len(site["fn"].batch_shape) for site in used)
 
 
+def is_grouped(sites: dict[str, Any], name: str) -> bool:
+    """Whether observed sites stand outside the assignment's plate, so that they must index it."""
+    own = {frame.name for frame in sites[name]["cond_indep_stack"]}
+    later = list(sites)[list(sites).index(name) + 1 :]
+    outside = (
+        own - {frame.name for frame in sites[other]["cond_indep_stack"]}
+        for other in later
+        if sites[other]["type"] == "sample" and sites[other]["is_observed"]
+    )
+    return any(outside)
+
+
 def _survey(program: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
     """The program's sites, run on stand-ins unseen by outer handlers; only shapes are meant."""
     with handlers.block(), handlers.trace() as sites, _StandIns():
@@ -126,9 +140,12 @@ class Assigned(dist.Distribution):
     components : the site's distribution for every value of z, batch (K, *batch).
     rows : the axes of the batch, counted from the right, along which z varies; sums over the other
         axes of the batch are part of a row, and there ``log_prob`` has length 1.
+    group : where rows are of groups that share an assignment, the group of each, (N,). Then
+        log_weights, densities and responsibilities are by group, (G, K), and ``log_prob`` gives
+        every row an even share of its group's.
     """
 
-    pytree_data_fields = ("log_weights", "components")
+    pytree_data_fields = ("log_weights", "components", "group")
     pytree_aux_fields = ("rows",)
 
     def __init__(
@@ -137,8 +154,10 @@ class Assigned(dist.Distribution):
         components: dist.Distribution,
         rows: tuple[int, ...],
         batch_shape: tuple[int, ...],
+        group: Any = None,
     ) -> None:
         self.log_weights, self.components, self.rows = log_weights, components, rows
+        self.group = group
         super().__init__(batch_shape, components.event_shape, validate_args=False)
 
     @property
@@ -156,12 +175,15 @@ class Assigned(dist.Distribution):
         return len(self.components.batch_shape) - 1 - len(self.batch_shape)
 
     def densities(self, value: Any) -> jax.Array:
-        """log f(value | k), (*rows, K), in nats; plates within a row are summed."""
+        """log f(value | k), (*rows, K), in nats; plates within a row, or groups, are summed."""
         log_prob = self.components.log_prob(value)
         shape = (self.mixture_size, *(1,) * self.spare, *self.batch_shape)
         log_prob = jnp.broadcast_to(log_prob, shape)
         others = tuple(a for a in range(-log_prob.ndim + 1, 0) if a not in self.rows)
-        return jnp.moveaxis(log_prob.sum(others), 0, -1)
+        by_row = jnp.moveaxis(log_prob.sum(others), 0, -1)
+        if self.group is None:
+            return by_row
+        return by_group(by_row, self.group, len(self.log_weights))
 
     def component_log_probs(self, value: Any) -> jax.Array:
         """log p(z = k | before) + log f(value | k), (*rows, K), in nats."""
@@ -171,15 +193,18 @@ class Assigned(dist.Distribution):
         terms = self.component_log_probs(value)
         terms = jnp.where(jnp.isneginf(terms), -jnp.inf, terms)  # as in MixtureSameFamily
         shape = [n if axis in self.rows else 1 for axis, n in self._axes()]
-        return jax.nn.logsumexp(terms, -1).reshape(shape)
+        total = jax.nn.logsumexp(terms, -1)
+        return (total if self.group is None else to_rows(total, self.group)).reshape(shape)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         choose, draw = jax.random.split(key)
         values = self.components.sample(draw, sample_shape)
         shape = [n if axis in self.rows else 1 for axis, n in self._axes()]
         rows = [n for axis, n in self._axes() if axis in self.rows]
-        lead = (*sample_shape, *rows)
+        lead = (*sample_shape, *(rows if self.group is None else self.log_weights.shape[:-1]))
         chosen = jax.random.categorical(choose, self.log_weights, shape=lead)
+        if self.group is not None:
+            chosen = chosen[..., self.group]
         index = chosen.reshape(
             *sample_shape, *(1,) * (self.spare + 1), *shape, *(1,) * self.event_dim
         )
@@ -195,14 +220,22 @@ class SumOut(Messenger):
     """Runs a program with every value of its assignment at once and hides the assignment.
 
     site_name : the latent site of the assignment. nesting : how many axes the program's plates
-    take. After the run, ``name`` is the assignment's own name, ``site`` its message,
-    ``labels`` the site of its partial labels or None, ``used`` the mixtures of the sites that use
-    it.
+    take. ``grouped``: rows use the assignment by the index of their group. After the run, ``name``
+    is the assignment's own name, ``site`` its message, ``labels`` the site of its partial labels or
+    None, ``used`` the mixtures of the sites that use it, ``group`` the index of groups or None.
     """
 
-    def __init__(self, site_name: str, nesting: int, fn: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self,
+        site_name: str,
+        nesting: int,
+        fn: Callable[..., Any] | None = None,
+        *,
+        grouped: bool = False,
+    ) -> None:
         super().__init__(fn)
-        self.site_name, self.nesting = site_name, nesting
+        self.site_name, self.nesting, self.grouped = site_name, nesting, grouped
+        self.group: Any = None
         self.name = site_name.removesuffix(UNOBSERVED)
         self.site: dict[str, Any] = {}
         self.labels: dict[str, Any] | None = None
@@ -256,7 +289,25 @@ class SumOut(Messenger):
         if self.labels is not None:
             self._log_weights = jnp.where(*self._allowed())
         msg["value"] = self._all_values()
+        if self.grouped and len(self.rows) == 1:
+            K = msg["value"].shape[0]
+            msg["value"] = indexed(np.arange(K).reshape(msg["value"].shape), self._looked_up)
         msg["stop"] = True
+
+    def _looked_up(self, group: Any) -> jax.Array:
+        """The values of the assignment for rows of the groups ``group``, (N,)."""
+        if self.group is not None and group is not self.group:
+            raise ValueError(
+                f"the assignment {self.name!r} is indexed in two ways: index it once, "
+                f"mine = {self.name}[group], and use that"
+            )
+        if group.ndim != 1:
+            raise ValueError(
+                f"the assignment {self.name!r} is indexed by an array of shape {group.shape}: "
+                "index it by the number of each row's group, (N,)"
+            )
+        self.group = group
+        return self._all_values()
 
     def _allowed(self) -> tuple[Any, Any, Any]:
         """(is this row without a label?, its log weights, those of its label), for jnp.where."""
@@ -281,6 +332,9 @@ class SumOut(Messenger):
                 f"numpyro.factor {name!r} uses the assignment {self.name!r}: write the term as an "
                 "observed site"
             )
+        if self.group is not None:
+            self._assign_groups(msg)
+            return
         plates = {frame.dim for frame in msg["cond_indep_stack"]}
         mine = {frame.dim for frame in self.site["cond_indep_stack"]}
         if not mine <= plates:
@@ -299,12 +353,31 @@ class SumOut(Messenger):
         self._check_rows(name, shape)
         msg["fn"] = self.used[name] = Assigned(self._log_weights, fn, self.rows, shape)
 
+    def _assign_groups(self, msg: dict[str, Any]) -> None:
+        """The same for a site whose rows are of groups that share an assignment."""
+        name, fn = msg["name"], msg["fn"]
+        N, plates = len(self.group), [frame.dim for frame in msg["cond_indep_stack"]]
+        if plates != [-1] or fn.batch_shape[1:] != (N,):
+            raise ValueError(
+                f"site {name!r} uses {self.name}[group] of {N} rows but has the shape "
+                f"{fn.batch_shape[1:]}: put it into one plate of these rows"
+            )
+        if msg["scale"] is not None or self.site["scale"] is not None:
+            raise ValueError(
+                f"handlers.scale covers {self.name!r} or {name!r}, whose rows are of groups: such "
+                "rows cannot be weighted"
+            )
+        shape = (self.site["fn"].batch_shape[-1], self._log_weights.shape[-1])
+        by_group = jnp.broadcast_to(self._log_weights, shape)
+        msg["fn"] = self.used[name] = Assigned(by_group, fn, (-1,), (N,), self.group)
+
     def _check_rows(self, name: str, shape: tuple[int, ...]) -> None:
         own = self.site["fn"].batch_shape
         if any(len(shape) < -axis or shape[axis] != own[axis] for axis in self.rows):
             raise ValueError(
                 f"site {name!r} has the rows {shape} but the assignment {self.name!r} has {own}: "
-                "give both the same plate (observations of a group stand in a plate inside it)"
+                "give both the same plate; observations of a group stand in a plate inside it, or "
+                f"index it by their group, {self.name}[group]"
             )
 
 

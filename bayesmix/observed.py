@@ -79,6 +79,7 @@ def mixture_arrays(name: str, site: dict[str, Any], found: Found) -> dict[str, A
         "givens": [given],
         "scales": [_row_scale(site, masks, rows)],
         "labels": None,
+        "group": None,
         "weights": _mixing_values(mixture.mixing_distribution),
         "log_weights": log_weights,
         "leaves": leaves,
@@ -106,11 +107,12 @@ def assigned_arrays(samples: dict[str, Any], summed: SumOut, found: Found) -> di
             f"handlers.mask covers {summed.name!r} but not every site that uses it: put them all "
             "inside the same handlers.mask"
         )
-    members = [_member(name, samples[name], axes) for name in summed.used]
+    members = [_member(name, samples[name], summed.used[name].rows) for name in summed.used]
     found.K, found.assignment = K, summed.name
     found.parts = tuple(member.part for member in members)
     masked = any(unwrap(samples[name]["fn"].components)[1] for name in summed.used)
     found.by_row = masked or log_weights.ndim > 1 or any(part.lead for part in found.parts)
+    found.by_row |= summed.group is not None
     found.row_dims = _row_dims(z["cond_indep_stack"], axes)
     terms = sum((member.density for member in members), log_weights)
     if labels is not None:
@@ -123,6 +125,7 @@ def assigned_arrays(samples: dict[str, Any], summed: SumOut, found: Found) -> di
         "givens": [member.given for member in members],
         "scales": [_row_scale(site, masks, rows, axes) for site in sites],
         "labels": labels,
+        "group": summed.group,
         "weights": _by_row(_mixing_values(mixing), axes),
         "log_weights": log_weights,
         "leaves": [leaves[0] if plain else named(leaves, list(summed.used))],

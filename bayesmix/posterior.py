@@ -173,7 +173,7 @@ class _Layout:
     names : site -> variable (a `/` from `handlers.scope` cannot stand in a DataTree, and `resp`
         is ours).
     dims : variable -> dims behind chain and draw. coords : dim -> labels.
-    data : observed variable -> dims behind the rows'. resp : dims of the responsibilities, the
+    data : observed variable -> its dims. resp : dims of the responsibilities, the
         rows' and the clusters'.
     """
 
@@ -215,7 +215,7 @@ class _Layout:
     ) -> xarray.Dataset:
         """Values of the observed sites, {site: (*sample, *rows, *event)}."""
         named = {self.names[site]: value for site, value in values.items()}
-        dims = {name: (*self.rows, *self.data[name]) for name in named}
+        dims = {name: self.data[name] for name in named}
         return self.group(named, dims, sample=sample)
 
     def sites(self, values: Mapping[str, np.ndarray]) -> xarray.Dataset:
@@ -235,11 +235,15 @@ def _layout(mixture: Any) -> _Layout:
         names[site]: _fit_dims(names[site], found.dims, found.shape, sizes, names.values())
         for site, found in mixture.sites.items()
     }
-    data = {names[mixture.name]: event}
-    for site in mixture.observed if len(mixture.observed) > 1 else ():
-        shape, name = site.value.shape[len(mixture.rows) :], names[site.name]
+    data = {names[mixture.name]: (*rows, *event)}
+    single = len(mixture.observed) == 1 and mixture.observed[0].group is None
+    for site in () if single else mixture.observed:
+        name, lead = names[site.name], rows
+        if site.group is not None:
+            lead = _fit_dims(name, [site.plate], site.value.shape[:1], sizes, names.values())
+        shape = site.value.shape[len(lead) :]
         wanted = [f"{name}_dim_{axis}" for axis in range(len(shape))]
-        data[name] = _fit_dims(name, wanted, shape, sizes, names.values())
+        data[name] = (*lead, *_fit_dims(name, wanted, shape, sizes, names.values()))
     coords = _coords(mixture, sizes, rows)
     return _Layout(names[mixture.name], names, dims, rows, data, cluster, coords)
 
@@ -273,6 +277,8 @@ def _fit_dims(
 
 def _coords(mixture: Any, sizes: dict[str, int], rows: Sequence[str]) -> dict[str, np.ndarray]:
     coords = {dim: np.arange(size) for dim, size in sizes.items()}
+    named = {dim: np.array(labels) for dim, labels in mixture.coords.items()}
+    coords |= {dim: labels for dim, labels in named.items() if sizes.get(dim) == len(labels)}
     if mixture.columns is not None and mixture.event_dims:
         columns = np.array([str(name) for name in mixture.columns])
         for dim in (mixture.event_dims[-1], f"{mixture.event_dims[-1]}_2"):

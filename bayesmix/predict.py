@@ -4,7 +4,6 @@ New data enter as the program's own arguments: the program is read again with th
 mixture site is evaluated, never its priors.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -76,7 +75,7 @@ def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> Simulated:
 
 
 def simulate_posterior(
-    key: Any, mixture: Mixture, draws: Mapping[str, np.ndarray], n: int
+    key: Any, mixture: Mixture, draws: dict[str, np.ndarray], n: int
 ) -> Simulated:
     """``n`` new observations, (n, *event), each at its own posterior draw taken at random."""
     if not isinstance(n, int | np.integer) or n < 1:
@@ -147,6 +146,11 @@ def _draw_assigned(
 
     if n is None:
         values = whole(key)
+    elif any(site.group is not None for site in mixture.observed):
+        raise ValueError(
+            f"site {mixture.name!r} has groups of rows, so there are no single new rows: simulate "
+            "the whole data, as in to_datatree(predictive_key=...)"
+        )
     else:
         rows, draw = jax.random.split(key)
         count = n if mixture.by_row else -(-n // mixture.N)

@@ -19,6 +19,7 @@ from bayesmix.arguments import Arguments, read_arguments
 from bayesmix.blocks import Blocks
 from bayesmix.checks import check_data
 from bayesmix.graph import Axes, Node, ancestors, axes, core, evaluate, unary_map
+from bayesmix.groups import check_groups, group_means
 from bayesmix.marginal import marginalize
 from bayesmix.observed import Found, Part
 from bayesmix.parameters import peel, unwrap
@@ -76,8 +77,9 @@ class Observed:
 
     ``value`` has the rows first, then the axes of plates within a row, then the event's
     (``event_dim`` of them); ``given`` are parameters that are data (numbers of trials), in the same
-    shape. ``components`` are the distributions' classes, one per family, and
-    ``supports`` their supports.
+    shape. ``group`` is the group of each row where groups share an assignment (the mixture's own
+    rows are then the groups), and ``plate`` names these rows. ``components`` are the distributions'
+    classes, one per family, and ``supports`` their supports.
     """
 
     name: str
@@ -86,6 +88,12 @@ class Observed:
     event_dim: int
     components: tuple[type, ...]
     supports: tuple[Any, ...] = field(repr=False)
+    plate: str = "obs_id"
+    group: np.ndarray | None = field(default=None, repr=False)
+
+    def of_rows(self, values: np.ndarray, rows: tuple[int, ...]) -> np.ndarray:
+        """Values of the site by the mixture's rows, (*rows, ...); means over groups."""
+        return values if self.group is None else group_means(values, self.group, rows[0])
 
     @property
     def family(self) -> str:
@@ -99,7 +107,8 @@ class Mixture:
     """What ``trace`` found in a program. Printing it shows the sites and the plan for EM.
 
     ``observed`` are its observed sites: one, or those that share an assignment, whose site is
-    ``assignment``. ``value`` are the data: those of the one site, or all columns side by side.
+    ``assignment``. ``value`` are the data: those of the one site, or all columns side by side;
+    where rows are of groups, the groups' means.
     ``weights`` and ``labels`` (the known assignments, -1 for none) are by row, or None. ``by_row``:
     whether weights or parameters of components differ by row.
     """
@@ -157,6 +166,12 @@ class Mixture:
         names = self.arguments.columns
         width = self.event_shape[-1] if self.event_shape else 1
         return names if names is not None and len(names) == width else None
+
+    @property
+    def coords(self) -> dict[str, tuple[str, ...]]:
+        """{dim: labels} of the sites' axes, from a program that names them as it reads tables."""
+        named = self.arguments.rebuild(self.arguments.arrays)[1].get("coords")
+        return named if hasattr(self.program, "prepare") and named else {}
 
     @property
     def index(self) -> Any:
@@ -231,13 +246,19 @@ def _assemble(
     plates = {n: _plate_dims(s) for n, s in found.latent.items()}
     named = (plates[n][axis] for n, axis in paths.items() if axis is not None)
     cluster_dim = next((name for name in named if name is not None), "cluster")
+    group = None if reading.group is None else _concrete(reading, reading.group)
     observed = tuple(
         _observed(
-            part, _concrete(reading, node), {n: _concrete(reading, g) for n, g in own.items()}
+            part,
+            _concrete(reading, node),
+            {n: _concrete(reading, g) for n, g in own.items()},
+            group,
         )
         for part, node, own in zip(found.parts, reading.values, reading.givens, strict=True)
     )
-    value, event_dim = _side_by_side(observed, len(found.row_dims))
+    if group is not None:
+        check_groups(observed[0].name, group, reading.components.shape[0])
+    value, event_dim = _side_by_side(observed, reading.components.shape[:-1])
     width = value.shape[-1] if event_dim else None
     sites = {
         n: _site(n, s, reading, paths[n], links.get(n, ()), plates[n], cluster_dim, width)
@@ -264,7 +285,10 @@ def _assemble(
     )
 
 
-def _observed(part: Part, value: np.ndarray, given: dict[str, np.ndarray]) -> Observed:
+def _observed(
+    part: Part, value: np.ndarray, given: dict[str, np.ndarray], group: np.ndarray | None
+) -> Observed:
+    frames = part.site["cond_indep_stack"]
     return Observed(
         name=part.name,
         value=value,
@@ -272,17 +296,20 @@ def _observed(part: Part, value: np.ndarray, given: dict[str, np.ndarray]) -> Ob
         event_dim=part.components[0].event_dim,
         components=tuple(type(peel(component)) for component in part.components),
         supports=tuple(component.support for component in part.components),
+        plate=frames[0].name if group is not None else "obs_id",
+        group=group,
     )
 
 
-def _side_by_side(observed: tuple[Observed, ...], rank: int) -> tuple[np.ndarray, int]:
+def _side_by_side(observed: tuple[Observed, ...], rows: tuple[int, ...]) -> tuple[np.ndarray, int]:
     """The data as one array, and its number of event axes: several sites become columns."""
-    if len(observed) == 1:
+    rank = len(rows)
+    if len(observed) == 1 and observed[0].group is None:
         value = observed[0].value
         return value, value.ndim - rank
     if any(isinstance(site.value, Blocks) for site in observed):
         raise ValueError("Blocks hold the columns of one observed site, not of several")
-    columns = [site.value.reshape(*site.value.shape[:rank], -1) for site in observed]
+    columns = [site.of_rows(site.value, rows).reshape(*rows, -1) for site in observed]
     return np.concatenate([column.astype(float) for column in columns], -1), 1
 
 

@@ -27,6 +27,7 @@ from bayesmix.marginal import (
     SumOut,
     assignment_of,
     is_assignment,
+    is_grouped,
     nesting,
 )
 from bayesmix.observed import Found, assigned_arrays, mixture_arrays
@@ -46,6 +47,7 @@ class Reading:
 
     ``values``: the data, by observed site, (*rows, ...), ``givens``: parameters that are data, too
     (numbers of trials), each in the same shape; ``scale``: weights of the rows;
+    ``group``: the group of each row, where rows are of groups that share an assignment;
     ``labels``: known assignments, -1 where there is none; ``leaves``: parameters of the
     components, (*rows or nothing, K, *event), one dict per component family; ``components``: log
     weight + log density, (*rows, K); ``terms``: the log density of every other site, summed;
@@ -57,6 +59,7 @@ class Reading:
     givens: tuple[dict[str, Node], ...]
     scale: Node | None
     labels: Node | None
+    group: Node | None
     weights: Node
     log_weights: Node
     leaves: tuple[dict[str, Node], ...]
@@ -157,7 +160,7 @@ def _executed(
             name = assignment_of(sites)
         if name is None:
             return sites, None
-        summed = SumOut(name, nesting(sites), program)
+        summed = SumOut(name, nesting(sites), program, grouped=is_grouped(sites, name))
         recorder = _Abstract(summed)
         with _errors_named(recorder):
             sites = handlers.trace(recorder).get_trace(*args, **kwargs)

@@ -352,12 +352,12 @@ def _and_a_mixture(x):
         numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(weights), parts), obs=x)
 
 
-def _by_group_index(x):
+def _without_index(x):
     weights, loc = _base()
     with numpyro.plate("group", 3):
         z = numpyro.sample("z", dist.Categorical(weights))
     with numpyro.plate("obs_id", len(x)):
-        numpyro.sample("x", dist.Normal(loc[z[np.arange(len(x)) % 3]], 1.0), obs=x)
+        numpyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
 
 
 def _answers(x):
@@ -387,7 +387,7 @@ REFUSED = [
     ("other scale", _scaled_otherwise, Y, ["'z'", "handlers.scale"]),
     ("mask on one", _masked_apart, Y, ["'z'", "handlers.mask"]),
     ("a mixture beside it", _and_a_mixture, Y, ["'z'", "'y'"]),
-    ("an index of groups", _by_group_index, Y, ["'x'", "'z'", "plate"]),
+    ("groups without an index", _without_index, Y, ["(40,)", "(3,)", "plates"]),
     ("a negative code", _answers, np.array([0, 1, -1, 2]), ["'answer'", "row 2", "-1"]),
     ("an unknown code", _answers, np.array([0, 1, 2, 3]), ["'answer'", "row 3", "3"]),
     ("a label out of range", _labels(THREE), Y, ["'z'", "row 8", "3", "0 to 1"]),

@@ -17,6 +17,7 @@ ROOMS = (
     "rowwise",
     "arguments",
     "vector_mixture",
+    "groups",
     "parameters",
     "marginal",
     "observed",

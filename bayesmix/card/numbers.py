@@ -81,6 +81,8 @@ def labels_of(mixture: Any) -> dict[str, np.ndarray]:
 
 def _axis_labels(mixture: Any, dim: str, size: int) -> list[str]:
     """The data's column names along an axis of columns, else numbers."""
+    if len(mixture.coords.get(dim, ())) == size:
+        return list(mixture.coords[dim])
     columns, event = mixture.columns, mixture.event_dims
     if columns and event and len(columns) == size and dim.startswith(event[0]):
         return [str(column) for column in columns]

@@ -64,7 +64,11 @@ def columns_of(mixture: Mixture) -> tuple[Any, np.ndarray | None]:
     weights = None if mixture.weights is None else mixture.weights.reshape(-1)
     if isinstance(mixture.value, Blocks):
         return mixture.value, weights
-    columns = [array for site in mixture.observed for array in (site.value, *site.given.values())]
+    columns = [
+        site.of_rows(array, mixture.rows)
+        for site in mixture.observed
+        for array in (site.value, *site.given.values())
+    ]
     columns += [] if mixture.labels is None else [mixture.labels]
     flat = [column.reshape(mixture.N, -1) for column in columns]
     return flat[0] if len(flat) == 1 else np.concatenate(flat, 1), weights
