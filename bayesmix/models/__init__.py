@@ -18,6 +18,10 @@ Choosing a model
     Successes out of a number of trials that may differ by row.
 `mixed({"height": "normal", "region": "categorical", ...}, K)`
     Columns of different kinds, read by name from a table.
+`regression(K, family="normal")`
+    A response given covariates, each cluster with its own line: linear, Poisson, logistic and
+    binomial regression; coefficients common to all clusters, weights that depend on covariates,
+    offsets, groups of rows with one assignment.
 
 Choosing the prior of a Gaussian mixture
 ----------------------------------------
@@ -57,5 +61,6 @@ from bayesmix.models.categories import binomial, categorical
 from bayesmix.models.continuous import gaussian
 from bayesmix.models.discrete import bernoulli, poisson
 from bayesmix.models.mixed import mixed
+from bayesmix.models.regression import regression
 
-__all__ = ["bernoulli", "binomial", "categorical", "gaussian", "mixed", "poisson"]
+__all__ = ["bernoulli", "binomial", "categorical", "gaussian", "mixed", "poisson", "regression"]
