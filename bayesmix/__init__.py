@@ -34,6 +34,7 @@ from bayesmix.program import Mixture, trace
 from bayesmix.relabel import relabel
 from bayesmix.relabel.report import LabelReport, label_report
 from bayesmix.similarity import entropy, similarity
+from bayesmix.smc import SMC, SMCResult
 from bayesmix.vector_mixture import VectorMixture
 
 try:
@@ -44,6 +45,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 __all__ = [
     "EM",
     "NUTS",
+    "SMC",
     "Blocks",
     "BootstrapResult",
     "Card",
@@ -57,6 +59,7 @@ __all__ = [
     "NUTSResult",
     "Partition",
     "Representatives",
+    "SMCResult",
     "VectorMixture",
     "adjusted_rand",
     "adopt",

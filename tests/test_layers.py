@@ -42,6 +42,7 @@ ROOMS = (
     "search",
     "estimate",
     "em",
+    "smc",
     "nuts",
     "posterior",
     "adopt",
@@ -69,6 +70,9 @@ REACHING_UP = {
     ("estimate", "posterior"),  # result.to_datatree()
     ("estimate", "approximate"),  # result.laplace()
     ("estimate", "bootstrap"),  # result.bootstrap()
+    ("smc", "posterior"),
+    ("smc", "diagnose"),
+    ("smc", "relabel"),
     ("nuts", "posterior"),
     ("nuts", "diagnose"),
     ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws

@@ -1,0 +1,203 @@
+"""What SMC leaves in the user's hands."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+
+from bayesmix.draws import evaluate_draws
+from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
+from bayesmix.program import Mixture
+from bayesmix.smc.climb import ROUNDS
+from bayesmix.smc.kernel import STEPS
+from bayesmix.symmetry import permute_draws
+
+START_POLICY = (
+    "particles followed from the prior to the posterior; every mode that the prior reaches is "
+    "represented in proportion to its mass"
+)
+ALIKE = 0.5  # relative standard error of the evidence above which the islands disagree
+
+
+class Estimate(NamedTuple):
+    """A posterior expectation and its standard error, from the spread of the islands' answers."""
+
+    mean: Any
+    error: Any
+
+
+@dataclass(frozen=True, eq=False)
+class SMCResult:
+    """Particles of the posterior that count alike: ``params`` {site: (draw, *shape)}, float64.
+
+    ``sample_stats``: "lp" (log density over unconstrained coordinates, Jacobian included, nats)
+    and "island" (on which the particle lived), each (draw,). ``log_evidences`` (island,) are the
+    islands' own log evidences. ``temperatures`` (T + 1,) are the powers of the likelihood from 0 to
+    1; ``acceptance`` (T,) and ``rounds`` (T,) of moves say how the particles moved at each.
+    ``factor`` (n, n): coordinates in which the particles are round, for a sampler that goes on.
+    """
+
+    mixture: Mixture
+    params: dict[str, np.ndarray]
+    sample_stats: dict[str, np.ndarray]
+    log_evidences: np.ndarray = field(repr=False)
+    temperatures: np.ndarray
+    acceptance: np.ndarray
+    rounds: np.ndarray
+    factor: np.ndarray = field(repr=False)
+    seconds: float
+    seed: str
+    settings: dict[str, Any] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    start: None = None
+    start_policy: str = START_POLICY
+
+    @cached_property
+    def log_evidence(self) -> float:
+        """Log of p(data) of the whole model, all renamed copies included, in nats.
+
+        The log of the islands' mean evidence, which is unbiased.
+        """
+        return float(logsumexp(self.log_evidences) - np.log(len(self.log_evidences)))
+
+    @cached_property
+    def log_evidence_error(self) -> float:
+        """Standard error of the log evidence, by the delta method from the islands' spread."""
+        share, count = self._share, len(self._share)
+        return float(np.sqrt(count / (count - 1) * np.sum((share - 1 / count) ** 2)))
+
+    @cached_property
+    def _share(self) -> np.ndarray:
+        """What each island holds of the evidence, (island,)."""
+        return np.exp(self.log_evidences - logsumexp(self.log_evidences))
+
+    def estimate(self, values: np.ndarray) -> Estimate:
+        """Posterior mean of something of every draw, (draw, ...), with its standard error.
+
+        As in ``smc.estimate(smc.params["loc"].min(-1) < 12)`` for a probability. Islands never
+        mix, so the error counts all that went wrong on the way, not only the last moves.
+        """
+        values, island = np.asarray(values, float), self.sample_stats["island"]
+        present, counts = np.unique(island, return_counts=True)
+        means = np.stack([values[island == number].mean(0) for number in present])
+        share = counts.reshape(-1, *[1] * (values.ndim - 1)) / len(values)
+        mean = values.mean(0)
+        square = np.sum((share * (means - mean)) ** 2, axis=0)
+        return Estimate(mean, np.sqrt(square * len(present) / max(len(present) - 1, 1)))
+
+    @cached_property
+    def ess(self) -> float:
+        """Independent draws that the posterior mean of the log density is worth."""
+        lp = self.sample_stats["lp"]
+        found = self.estimate(lp)
+        return float(min(lp.var() / max(found.error**2, np.finfo(float).tiny), len(lp)))
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the islands agree on the evidence and the particles moved at every step."""
+        return self.log_evidence_error <= ALIKE and not self._stuck
+
+    @cached_property
+    def _stuck(self) -> int:
+        """At how many temperatures the particles had not forgotten where they began."""
+        return int(np.sum(self.rounds >= ROUNDS))
+
+    @property
+    def verdict(self) -> str:
+        """Whether the draws may be trusted, in words."""
+        islands = len(self.log_evidences)
+        if self.log_evidence_error > ALIKE:
+            return (
+                f"the {islands} islands disagree about the evidence (standard error "
+                f"{self.log_evidence_error:.2f} nats): do not trust these draws, give more "
+                "particles"
+            )
+        if self._stuck:
+            return (
+                f"the particles moved slowly at {self._stuck} of {len(self.rounds)} temperatures: "
+                f"the {islands} islands agree, but compare with another run or NUTS"
+            )
+        return (
+            f"the {islands} islands agree on the evidence to {self.log_evidence_error:.3f} nats, "
+            f"and the particles moved freely at each of {len(self.rounds)} temperatures"
+        )
+
+    def report(self) -> str:
+        """How the particles came from the prior to the posterior, in words."""
+        lines = [
+            f"SMC: {self.verdict}.",
+            f"- Log evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} nats, of the "
+            "whole model: nothing is to be added for renamed clusters.",
+            f"- {len(self.sample_stats['lp'])} draws that count alike, about {self.ess:.0f} "
+            "independent ones for the mean log density.",
+            f"- {self.settings['particles']} particles at {len(self.rounds)} temperatures, "
+            f"{self.acceptance.min():.0%} to {self.acceptance.max():.0%} of the moves accepted, "
+            f"{int(self.rounds.sum())} rounds of {STEPS} moves.",
+        ]
+        return "\n".join(lines)
+
+    def get_samples(self) -> dict[str, np.ndarray]:
+        """{site: (draw, *shape)}."""
+        return dict(self.params)
+
+    def to_datatree(self, **kwargs: Any) -> Any:
+        """An ArviZ DataTree of one chain; see ``bayesmix.posterior.independent_tree``."""
+        from bayesmix.posterior import independent_tree
+
+        facts = {
+            "log_evidence": self.log_evidence,
+            "log_evidence_error": self.log_evidence_error,
+            "verdict": self.verdict,
+        }
+        return independent_tree(self, "smc", facts, **kwargs)
+
+    @cached_property
+    def _relabelled(self) -> Any:
+        from bayesmix.relabel import relabel
+
+        return relabel(self.to_datatree(), mixture=self.mixture)
+
+    def summary(self) -> Any:
+        """ArviZ's mean, sd and interval of the relabelled draws: a DataFrame."""
+        from bayesmix.diagnose.numbers import summary
+
+        return summary(self._relabelled, kind="stats")
+
+    def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Responsibilities averaged over the relabelled posterior, (*rows, K); new data as args."""
+        new = brought_near(with_data(self.mixture, args, kwargs))
+        perm = np.asarray(self._relabelled["relabelling"]["permutation"])
+        aligned = permute_draws(self.mixture, self._one_chain, perm)
+        return evaluate_draws(new, aligned)["mean_responsibilities"]
+
+    def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Log posterior predictive density of each row of new data, (*rows), in nats."""
+        new = with_data(self.mixture, args, kwargs)
+        pointwise = evaluate_draws(new, self._one_chain)["log_likelihood"]
+        return logsumexp(pointwise, axis=(0, 1)) - np.log(pointwise.shape[1])
+
+    def sample(self, key: Any, n: int) -> Simulated:
+        """``n`` new observations from the posterior predictive, (n, *event), in data units.
+
+        {observed site: array} where several share an assignment.
+        """
+        return simulate_posterior(key, self.mixture, self._one_chain, n)
+
+    @property
+    def _one_chain(self) -> dict[str, np.ndarray]:
+        return {name: value[None] for name, value in self.params.items()}
+
+    def __repr__(self) -> str:
+        lines = [
+            f"SMC of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
+            f"{self.mixture.N} rows",
+            f"{len(self.sample_stats['lp'])} draws in {self.seconds:.1f} s, by "
+            f"{self.settings['particles']} particles at {len(self.rounds)} temperatures",
+            f"log evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} (nats)",
+            self.verdict,
+            "summary() for the relabelled posterior, estimate() for any expectation with its "
+            "error, to_datatree() for ArviZ",
+        ]
+        return "\n".join(lines)

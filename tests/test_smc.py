@@ -1,0 +1,234 @@
+"""SMC: evidence and posterior against answers in closed form, all names alike, honest errors."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from oracles import Z
+from programs import BY_ID, Y
+from scipy import stats
+from scipy.special import logsumexp
+
+import bayesmix as bm
+from bayesmix.smc import cloud, naming
+from bayesmix.smc.prior import draw_prior
+
+ROW = BY_ID["normal_nig"]
+
+
+@cache
+def smc(seed=0, particles=2048):
+    sampler = bm.SMC(ROW.program, particles=particles, progress_bar=False)
+    return sampler.run(jax.random.key(seed), *ROW.args)
+
+
+def one_normal(x):
+    loc = numpyro.sample("loc", dist.Normal(1.0, 3.0).expand([1]).to_event(1))
+    with numpyro.plate("obs_id", len(x)):
+        mixing = dist.Categorical(probs=jnp.ones(1))
+        numpyro.sample("x", dist.MixtureSameFamily(mixing, dist.Normal(loc, 2.0)), obs=x)
+
+
+@cache
+def conjugate():
+    x = np.linspace(-2.0, 7.0, 20)
+    run = bm.SMC(one_normal, particles=4096, progress_bar=False).run
+    return x, run(jax.random.key(3), x)
+
+
+def test_evidence_of_one_normal_is_the_closed_form():
+    """x ~ Normal(1, 4 I + 9 J) with the mean integrated out."""
+    x, result = conjugate()
+    covariance = 4.0 * np.eye(len(x)) + 9.0
+    exact = stats.multivariate_normal(np.ones(len(x)), covariance).logpdf(x)
+    assert abs(result.log_evidence - exact) < Z * result.log_evidence_error
+    assert result.log_evidence_error < 0.05
+
+
+def test_posterior_of_one_normal_is_the_closed_form():
+    x, result = conjugate()
+    variance = 1 / (1 / 9 + len(x) / 4)
+    mean = variance * (1 / 9 + x.sum() / 4)
+    for power, exact in ((1, mean), (2, mean**2 + variance)):
+        found = result.estimate(result.params["loc"][:, 0] ** power)
+        assert abs(found.mean - exact) < Z * found.error
+
+
+def test_errors_are_those_of_repeated_runs():
+    """Evidences of independent runs scatter as each run says: chi-squared with R - 1 df."""
+    runs = [smc(seed, 1024) for seed in range(6)]
+    values = np.array([run.log_evidence for run in runs])
+    said = np.mean([run.log_evidence_error**2 for run in runs])
+    square = np.sum((values - values.mean()) ** 2) / said
+    assert stats.chi2.ppf(1e-4, 5) < square < stats.chi2.ppf(1 - 1e-4, 5) * 2
+
+
+def test_names_are_alike_likely():
+    """Symmetric priors: each cluster is the one of larger weight in half of the draws."""
+    first = smc().params["weights"][:, 0] > smc().params["weights"][:, 1]
+    assert abs(first.mean() - 0.5) < Z * 0.5 / np.sqrt(len(first))
+
+
+def test_the_same_key_gives_the_same_draws():
+    sampler = bm.SMC(ROW.program, particles=2048, progress_bar=False)
+    again = sampler.run(jax.random.key(0), *ROW.args)
+    np.testing.assert_array_equal(again.params["loc"], smc().params["loc"])
+    assert again.log_evidence == smc().log_evidence
+
+
+def test_other_data_of_the_same_shape_compile_nothing(caplog):
+    run = bm.SMC(ROW.program, particles=2048, progress_bar=False).run
+    smc()
+    with jax.log_compiles(True):
+        other = run(jax.random.key(5), Y[::-1] + 0.5)
+    assert [m for m in caplog.messages if "Finished XLA compilation" in m] == []
+    assert other.log_evidence != smc().log_evidence
+
+
+def test_draws_of_the_prior_take_what_a_closure_holds_from_now():
+    """Two programs of the same arithmetic that hold other numbers share code, not numbers."""
+
+    def program_of(centre):
+        def program(x):
+            loc = numpyro.sample("loc", dist.Normal(centre, 0.01).to_event(1))
+            with numpyro.plate("obs_id", len(x)):
+                mixing = dist.Categorical(probs=jnp.ones(2) / 2)
+                numpyro.sample("x", dist.MixtureSameFamily(mixing, dist.Normal(loc, 1.0)), obs=x)
+
+        return program
+
+    for centre in (np.array([1.0, 2.0]), np.array([30.0, 40.0])):
+        drawn = draw_prior(bm.trace(program_of(centre), Y), jax.random.key(0), 64)
+        np.testing.assert_allclose(drawn["loc"], np.broadcast_to(centre, (64, 2)), atol=0.06)
+
+
+def test_results_can_be_used_like_those_of_nuts():
+    result = smc()
+    tree = result.to_datatree()
+    assert tree.attrs["inference_method"] == "smc"
+    assert dict(tree["posterior"].sizes)["draw"] == 2048
+    assert "islands agree" in result.report()
+    assert "log evidence" in repr(result)
+    assert set(result.get_samples()) == set(result.mixture.sites)
+    assert len(result.summary()) == sum(
+        int(np.prod(s.shape)) for s in result.mixture.sites.values()
+    )
+    proba = result.predict_proba(Y[:5])
+    np.testing.assert_allclose(proba.sum(-1), 1)
+    assert result.sample(jax.random.key(3), 7).shape == (7,)
+
+
+def test_density_of_new_rows_is_averaged_over_the_draws():
+    draws = smc().params
+    scale = np.sqrt(draws["var"])[:, None]
+    parts = stats.norm.logpdf(Y[:5][:, None], draws["loc"][:, None], scale)
+    expected = logsumexp(np.log(draws["weights"])[:, None] + parts, axis=(0, 2))
+    found = smc().log_density(Y[:5])
+    np.testing.assert_allclose(found, expected - np.log(len(draws["loc"])), rtol=1e-10)
+
+
+# ----------------------------------------------------------------------------------------- parts
+
+
+def test_the_temperature_keeps_the_share_of_particles_it_should():
+    rng = np.random.default_rng(0)
+    rest, share = rng.normal(0, 30, (4, 500)), np.log(np.full(4, 0.25))
+    there = cloud.next_temperature(0.1, share, rest)
+    weight = np.exp((there - 0.1) * (rest - rest.max()))
+    kept = weight.sum() ** 2 / (weight**2).sum() / weight.size
+    assert kept == pytest.approx(cloud.KEPT, rel=1e-2)
+    assert cloud.next_temperature(0.1, share, 1e-3 * rest) == 1.0
+
+
+def test_particles_without_likelihood_do_not_count():
+    rest = np.concatenate([np.full((2, 300), -np.inf), np.zeros((2, 20))], 1)
+    assert cloud.next_temperature(0.0, np.log([0.5, 0.5]), rest) == 1.0
+    with pytest.raises(ValueError, match="do not meet"):
+        cloud.next_temperature(0.0, np.log([0.5, 0.5]), np.full((2, 9), -np.inf))
+
+
+def test_systematic_resampling_gives_each_its_share_to_within_one():
+    log_weight = np.random.default_rng(1).normal(size=(3, 50))
+    found = cloud.survivors(np.random.default_rng(2), log_weight, 400)
+    for island, chosen in zip(log_weight, found, strict=True):
+        expected = 400 * np.exp(island) / np.exp(island).sum()
+        assert np.all(np.abs(np.bincount(chosen, minlength=50) - expected) < 1)
+
+
+def test_scatter_is_that_of_most_particles():
+    """A Normal has the t fit's shape; a mode apart hardly widens it."""
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(4000, 2)) @ np.array([[1.0, 0.5], [0.0, 0.2]])
+    alone = cloud.factor_of(z)
+    apart = cloud.factor_of(np.concatenate([z, 0.1 * z[:200] + 50.0]))
+    assert np.linalg.cond(np.linalg.solve(alone, apart)) < 1.5
+    assert np.linalg.cond(alone) == pytest.approx(np.linalg.cond(np.cov(z.T)) ** 0.5, rel=0.1)
+
+
+def test_chances_of_names_add_up_to_one():
+    """Over all renamings within the classes, p(names | particle) is a distribution."""
+    from itertools import permutations
+
+    symmetry = naming.Symmetry(((0, 2, 3), (1,)), ())
+    score = np.random.default_rng(4).normal(size=(4, 4))
+    total = 0.0
+    for order in permutations((0, 2, 3)):
+        perm = np.arange(4)
+        perm[[0, 2, 3]] = order
+        total += np.exp(float(naming.log_chance(symmetry, jnp.asarray(score[perm]))))
+    assert total == pytest.approx(1.0, rel=1e-5)
+
+
+def test_names_are_drawn_by_their_chances():
+    symmetry = naming.Symmetry(((0, 2, 3), (1,)), ())
+    score = jnp.asarray(np.random.default_rng(5).normal(size=(4, 4)))
+    keys = jax.random.split(jax.random.key(0), 20000)
+    perms = np.asarray(jax.vmap(lambda key: naming.draw_names(symmetry, key, score))(keys))
+    assert (perms[:, 1] == 1).all()
+    for perm in np.unique(perms, axis=0):
+        chance = np.exp(float(naming.log_chance(symmetry, score[perm])))
+        share = (perms == perm).all(1).mean()
+        assert abs(share - chance) < Z * np.sqrt(chance * (1 - chance) / len(keys)) + 1e-4
+
+
+# ---------------------------------------------------------------------------------- what is refused
+
+
+def test_improper_priors_are_refused():
+    row = BY_ID["normal_flat"]
+    with pytest.raises(ValueError, match="site 'loc' has an improper prior"):
+        bm.SMC(row.program, progress_bar=False).run(jax.random.key(0), *row.args)
+
+
+def test_priors_that_are_not_drawn_from_are_refused():
+    def program(x):
+        with handlers.scale(scale=2.0):
+            loc = numpyro.sample("loc", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("obs_id", len(x)):
+            mixing = dist.Categorical(probs=jnp.ones(2) / 2)
+            numpyro.sample("x", dist.MixtureSameFamily(mixing, dist.Normal(loc, 1.0)), obs=x)
+
+    with pytest.raises(ValueError, match="prior of site 'loc' is changed"):
+        bm.SMC(program, progress_bar=False).run(jax.random.key(0), Y)
+
+
+@pytest.mark.parametrize(
+    "settings, word",
+    [({"particles": 1000}, "multiple"), ({"particles": 0}, "particles"), ({"dtype": "f"}, "dtype")],
+)
+def test_settings_out_of_range_are_named(settings, word):
+    with pytest.raises(ValueError, match=word):
+        bm.SMC(ROW.program, **settings)
+
+
+def test_single_precision_is_another_rounding():
+    sampler = bm.SMC(ROW.program, particles=1024, dtype="float32", progress_bar=False)
+    rough, exact = sampler.run(jax.random.key(0), *ROW.args), smc()
+    error = np.hypot(rough.log_evidence_error, exact.log_evidence_error)
+    assert abs(rough.log_evidence - exact.log_evidence) < Z * error
+    assert rough.params["loc"].dtype == np.float64
