@@ -1,5 +1,6 @@
 """Densities of many posterior draws at once, in blocks of bounded memory."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ BLOCK = 2**22
 AT_ONCE = 64
 
 
-def evaluate_draws(mixture: Mixture, draws: dict[str, Any]) -> dict[str, Any]:
+def evaluate_draws(mixture: Mixture, draws: Mapping[str, Any]) -> dict[str, Any]:
     """Densities of draws {site: (chain, draw, *shape)}, as NumPy arrays in float64.
 
     "log_joint" (chain, draw); "log_prior" {site: (chain, draw)}; "log_likelihood"

@@ -1,5 +1,6 @@
 """Which clusters may change places: permutations that leave a program's log joint unchanged."""
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -28,7 +29,7 @@ def permute(mixture: Mixture, params: Params, perm: Any) -> Params:
 
 
 def permute_draws(
-    mixture: Mixture, draws: dict[str, np.ndarray], perm: np.ndarray
+    mixture: Mixture, draws: Mapping[str, np.ndarray], perm: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Draws {site: (*lead, *shape)}, the clusters of each renamed by its own perm (*lead, K)."""
     lead = perm.ndim - 1

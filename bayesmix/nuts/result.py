@@ -1,5 +1,6 @@
 """What NUTS leaves in the user's hands."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,12 +20,13 @@ class NUTSResult:
 
     ``sample_stats`` holds "lp" (the log density the sampler saw, Jacobian included, nats),
     "diverging", "energy", "n_steps", "acceptance_rate", "step_size", each (chain, draw).
+    Where the draws were written to a folder, both read from it each time they are asked for.
     ``start_policy`` says how the chains began, which is what R-hat must be read with.
     """
 
     mixture: Mixture
-    samples: dict[str, np.ndarray]
-    sample_stats: dict[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
+    sample_stats: Mapping[str, np.ndarray]
     start: EMResult | None
     start_policy: str
     notes: tuple[str, ...]
@@ -101,5 +103,5 @@ class NUTSResult:
 
 
 def _shape(result: NUTSResult) -> str:
-    chains, draws = next(iter(result.samples.values())).shape[:2]
+    chains, draws = result.sample_stats["lp"].shape
     return f"{chains} chains x {draws}"

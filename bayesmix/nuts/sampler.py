@@ -1,6 +1,8 @@
 """The sampler: from a program and data to posterior draws."""
 
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,17 @@ from bayesmix.density import data_of, density_of
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
-from bayesmix.nuts.kernel import BLOCK, constrainer, machine
+from bayesmix.nuts.kernel import constrainer, machine
+from bayesmix.nuts.record import Block, Folder, Memory, Record, another_run, digest
 from bayesmix.nuts.result import NUTSResult
-from bayesmix.nuts.starts import Frame, Starts, starts_of
-from bayesmix.program import Mixture, trace
+from bayesmix.nuts.schedule import schedule
+from bayesmix.nuts.starts import Starts, starts_of
+from bayesmix.program import Mixture, Site, trace
 
 ADAPTED_WARMUP = 300
 PLAIN_WARMUP = 1000
+# Relative difference of log densities that rounding may make.
+SAME = {"float64": 1e-9, "float32": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class NUTS:
         beforehand and 1000 when not.
     target_accept : acceptance rate that the step size is adapted to.
     dtype : "float64" or "float32".
+    path : a folder to write the draws to, block by block, instead of holding them in memory. The
+        same call goes on where a run stopped (killed, interrupted, disk full) and ends with the
+        same draws; with a larger ``draws`` it goes on from where a finished run ended.
+
+    Ctrl-C ends sampling; the result then has the draws made so far, and a note that says so.
     """
 
     program: Any
@@ -41,6 +52,7 @@ class NUTS:
     target_accept: float = 0.8
     dtype: str = "float64"
     progress_bar: bool = True
+    path: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("chains", "draws") + (("warmup",) if self.warmup is not None else ()):
@@ -60,35 +72,39 @@ class NUTS:
         start : an EMResult of the same program and data; None runs EM first; "prior" starts the
             chains at draws from the prior, with NumPyro's ordinary adaptation.
 
-        Raises ValueError for improper priors, naming the site, and for a start that does not fit.
+        Raises ValueError for improper priors, naming the site, for a start that does not fit, and
+        for a ``path`` that holds another run; OSError where ``path`` cannot be written.
         """
         began = time.perf_counter()
         mixture = trace(self.program, *args, **kwargs)
         refuse_improper(mixture, "NUTS")
+        if isinstance(start, EMResult):
+            _check_start(mixture, start)
+        elif start is not None and start != "prior":
+            raise ValueError(f'start must be an EMResult, "prior" or None, not {start!r}')
+        record = self._record(mixture, key, start)
         key, key_start = jax.random.split(key)
         if start is None:
             start = EM(self.program, progress_bar=self.progress_bar).run(key_start, *args, **kwargs)
-        elif isinstance(start, EMResult):
-            _check_start(mixture, start)
-        elif start != "prior":
-            raise ValueError(f'start must be an EMResult, "prior" or None, not {start!r}')
         em = start if isinstance(start, EMResult) else None
-        starts = starts_of(mixture, em, key_start, self.chains)
+        made = record.once("start", lambda: starts_of(mixture, em, key_start, self.chains).arrays())
+        starts = Starts.of(made)
         with jax.enable_x64(self.dtype == "float64"):
-            samples, stats = self._sample(key, mixture, starts, em is not None)
+            draws, stopped = self._sample(key, mixture, starts, record, em is not None)
+        stats = record.draws("stats", draws)
         return NUTSResult(
             mixture=mixture,
-            samples=samples,
+            samples=record.draws("sites", draws),
             sample_stats=stats,
             start=em,
             start_policy=starts.policy,
-            notes=(*starts.notes, *_divergences(stats)),
+            notes=(*starts.notes, *stopped, *_divergences(stats)),
             seconds=time.perf_counter() - began,
             seed=str(np.asarray(jax.random.key_data(key)).tolist()),
             settings={
                 "chains": self.chains,
                 "warmup": self._warmup(em is not None),
-                "draws": self.draws,
+                "draws": draws,
                 "target_accept": self.target_accept,
                 "dtype": self.dtype,
             },
@@ -97,60 +113,82 @@ class NUTS:
     def _warmup(self, geometry: bool) -> int:
         return self.warmup or (ADAPTED_WARMUP if geometry else PLAIN_WARMUP)
 
+    def _record(self, mixture: Mixture, key: Any, start: Any) -> Record:
+        if self.path is None:
+            return Memory()
+        em = start if isinstance(start, EMResult) else None
+        known = np.asarray(jax.random.key_data(key))
+        run = {
+            "program": repr([mixture.K, mixture.family, *map(_outline, mixture.sites.values())]),
+            "data": digest(*(a for a in mixture.arguments.arrays if isinstance(a, np.ndarray))),
+            "key": str(known.tolist()),
+            "start": digest(*em.params.values()) if em else str(start),
+        }
+        settings = ("chains", "warmup", "target_accept", "dtype")
+        return Folder(self.path, run | {name: str(getattr(self, name)) for name in settings})
+
     def _sample(
-        self, key: Any, mixture: Mixture, starts: Starts, geometry: bool
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        self, key: Any, mixture: Mixture, starts: Starts, record: Record, geometry: bool
+    ) -> tuple[int, list[str]]:
+        """Fill the record; the number of draws of each chain then, and what stopped it early."""
         density, data = density_of(mixture), data_of(mixture)
         warmup = self._warmup(geometry)
         begin, advance = machine(density, warmup, self.target_accept)
-        frame, points = starts.frame, starts.points
-        centre, factor = jnp.asarray(frame.centre, float), jnp.asarray(frame.factor, float)
-        first = _first(mixture, frame, points)
+        constrain = constrainer(density)
+        centre, factor = (jnp.asarray(part, float) for part in starts.frame)
+        first = _first(mixture, starts)
+        self._check_same(record, first)
         states = begin(jax.random.split(key, self.chains), first, data, centre, factor)
-        kept = []
-        for phase, count in _blocks(warmup, self.draws, self.progress_bar):
-            states, block = advance(states, count, data, centre, factor)
-            jax.block_until_ready(states)
-            if phase == "draws":
-                kept.append(jax.tree.map(lambda a: np.asarray(a)[:count], block))  # noqa: B023
-        drawn = {
-            name: np.moveaxis(np.concatenate([block[name] for block in kept]), 0, 1)
-            for name in kept[0]
-        }
-        u = drawn.pop("u")
-        flat = constrainer(density)(u.reshape(-1, u.shape[-1]), data, centre, factor)
-        samples = {
-            name: np.asarray(flat[name], np.float64).reshape(*u.shape[:2], *flat[name].shape[1:])
-            for name in mixture.sites
-        }
-        drawn["lp"] = -drawn["lp"]
-        return samples, drawn
+        states = record.resume(states)
+        goal = {"warmup": warmup, "draws": self.draws}
+        try:
+            for phase, count in schedule(record.done, goal, self.progress_bar):
+                states, kept = advance(states, count, data, centre, factor)
+                u = kept.pop("u")
+                sites = constrain(u.reshape(-1, u.shape[-1]), data, centre, factor)
+                record.add(phase, _block(sites, kept, count), states)
+        except KeyboardInterrupt:
+            if not record.done["draws"]:
+                raise
+            return record.done["draws"], [self._interrupted(record.done["draws"])]
+        return self.draws, []
+
+    def _interrupted(self, done: int) -> str:
+        further = "" if self.path is None else "; the same call goes on from there"
+        return f"interrupted: each chain has {done} of the {self.draws} draws asked for{further}"
+
+    def _check_same(self, record: Record, first: ParamInfo) -> None:
+        """A program or data that differ where nothing else tells give another log density."""
+        ours = np.asarray(first.potential_energy, np.float64)
+        theirs = record.once("density", lambda: {"potential": ours})["potential"]
+        if not np.allclose(ours, theirs, rtol=SAME[self.dtype], atol=0, equal_nan=True):
+            raise another_run(
+                self.path or "", ["numbers in the program, or data that it captures,"]
+            )
 
 
-def _first(mixture: Mixture, frame: Frame, points: np.ndarray) -> ParamInfo:
+def _outline(site: Site) -> tuple[Any, ...]:
+    return site.name, site.shape, site.prior
+
+
+def _block(sites: dict[str, Any], stats: dict[str, Any], count: int) -> Block:
+    """The first ``count`` of the transitions that a compiled call has room for."""
+    rows, chains = stats["lp"].shape
+    named = {f"stats/{name}": np.asarray(value) for name, value in stats.items()}
+    named["stats/lp"] = -named["stats/lp"]
+    for name, value in sites.items():
+        named[f"sites/{name}"] = np.asarray(value, np.float64).reshape(
+            rows, chains, *value.shape[1:]
+        )
+    return {name: value[:count] for name, value in named.items()}
+
+
+def _first(mixture: Mixture, starts: Starts) -> ParamInfo:
     """The chains' first points with potential and gradient there."""
-    values, gradients, _ = evaluate(mixture, frame.centre + points @ frame.factor.T)
-    potential, gradient = -values, -gradients @ frame.factor
+    (centre, factor), points = starts.frame, starts.points
+    values, gradients, _ = evaluate(mixture, centre + points @ factor.T)
+    potential, gradient = -values, -gradients @ factor
     return ParamInfo(*(jnp.asarray(part, float) for part in (points, potential, gradient)))
-
-
-def _blocks(warmup: int, draws: int, shown: bool) -> Any:
-    """(phase, count) of each compiled call, with a progress bar over all transitions."""
-    plan = [("warmup", n) for n in _pieces(warmup)] + [("draws", n) for n in _pieces(draws)]
-    if not shown:
-        yield from plan
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=warmup + draws, desc="NUTS", unit="draw", leave=False) as bar:
-        for phase, count in plan:
-            bar.set_postfix_str(phase)
-            yield phase, count
-            bar.update(count)
-
-
-def _pieces(total: int) -> list[int]:
-    return [min(BLOCK, total - begin) for begin in range(0, total, BLOCK)]
 
 
 def _check_start(mixture: Mixture, em: EMResult) -> None:
@@ -168,7 +206,7 @@ def _same_data(a: Mixture, b: Mixture) -> bool:
     return all(x is y is None or np.array_equal(x, y) for x, y in pairs)
 
 
-def _divergences(stats: dict[str, np.ndarray]) -> list[str]:
+def _divergences(stats: Mapping[str, np.ndarray]) -> list[str]:
     count = int(stats["diverging"].sum())
     if count == 0:
         return []

@@ -35,6 +35,22 @@ class Starts(NamedTuple):
     policy: str
     notes: tuple[str, ...] = ()
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays, as a record keeps it."""
+        return {
+            "centre": self.frame.centre,
+            "factor": self.frame.factor,
+            "points": self.points,
+            "policy": np.array(self.policy),
+            "notes": np.array(self.notes, dtype=str),
+        }
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> "Starts":
+        """The inverse of ``arrays``."""
+        frame = Frame(arrays["centre"], arrays["factor"])
+        return cls(frame, arrays["points"], str(arrays["policy"]), tuple(arrays["notes"].tolist()))
+
 
 def starts_of(mixture: Mixture, em: EMResult | None, key: Any, chains: int) -> Starts:
     """First points around the modes that EM found; draws from the prior without EM."""
