@@ -4,12 +4,26 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from bayesmix.blocks import Blocks
 
 if TYPE_CHECKING:
     from bayesmix.program import Mixture, Observed
+
+POSITIVE = "values must be greater than 0"
+HINTS = {
+    dist.Beta: "shares must lie strictly between 0 and 1",
+    dist.BetaProportion: "shares must lie strictly between 0 and 1",
+    dist.Dirichlet: "the shares of a row must be positive and sum to 1",
+    dist.Gamma: POSITIVE,
+    dist.InverseGamma: POSITIVE,
+    dist.LogNormal: POSITIVE,
+    dist.Weibull: POSITIVE,
+    dist.VonMises: "angles are in radians; wrap them with (x + np.pi) % (2 * np.pi) - np.pi",
+}
+MULTINOMIAL = (dist.MultinomialProbs, dist.MultinomialLogits)
 
 
 def check_data(mixture: "Mixture") -> None:
@@ -109,8 +123,11 @@ def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> No
         return
     cells = site.value.shape[: site.value.ndim - site.event_dim]
     inside = np.zeros(cells, bool)
-    for support in site.supports:
+    accepted = _without_edges(site)
+    for support in accepted:
         inside |= np.asarray(support(site.value)).reshape(cells)
+    if site.components == (dist.Dirichlet,):
+        inside &= (site.value > 0).all(-1)
     counted = np.broadcast_to(used.reshape(used.shape + (1,) * (len(cells) - used.ndim)), cells)
     if (inside | ~counted).all():
         return
@@ -118,14 +135,27 @@ def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> No
     value = site.value[tuple(position)]
     if site.event_dim and not _row_support(site):
         column = next(
-            j for j, cell in enumerate(value) if not np.all(site.supports[0].base_constraint(cell))
+            j for j, cell in enumerate(value) if not np.all(accepted[0].base_constraint(cell))
         )
         position, value = np.array([*position, column]), value[column]
-    supports = " or ".join(dict.fromkeys(map(_support_name, site.supports)))
+    supports = " or ".join(dict.fromkeys(map(_support_name, accepted)))
     raise ValueError(
         f"site {site.name!r}: {place(mixture, site, position)} is {value}, outside the support of "
-        f"{site.family} ({supports})"
+        f"{site.family} ({supports}){_hint(site)}"
     )
+
+
+def _without_edges(site: "Observed") -> tuple[Any, ...]:
+    """The supports, without 0 and 1 for a Beta: NumPyro accepts them, its density is 0 or inf."""
+    if site.components not in ((dist.Beta,), (dist.BetaProportion,)):
+        return site.supports
+    between = constraints.open_interval(0.0, 1.0)
+    return (constraints.independent(between, site.event_dim) if site.event_dim else between,)
+
+
+def _hint(site: "Observed") -> str:
+    hint = HINTS.get(site.components[0]) if len(site.components) == 1 else None
+    return "" if hint is None else f": {hint}"
 
 
 def _check_trials(mixture: "Mixture", site: "Observed", used: np.ndarray) -> None:
@@ -134,6 +164,9 @@ def _check_trials(mixture: "Mixture", site: "Observed", used: np.ndarray) -> Non
     if trials is None:
         return
     x = site.value
+    if site.components[0] in MULTINOMIAL:
+        _check_totals(mixture, site, used, trials)
+        return
     bad = (x > trials) | (x < 0) | (x != np.floor(x)) | (trials != np.floor(trials))
     bad &= used.reshape(used.shape + (1,) * (x.ndim - used.ndim))
     if bad.any():
@@ -142,6 +175,29 @@ def _check_trials(mixture: "Mixture", site: "Observed", used: np.ndarray) -> Non
         raise ValueError(
             f"site {site.name!r}: {place(mixture, site, position)} has {successes:g} successes in "
             f"{count:g} trials; they must be whole numbers from 0 to the number of trials"
+        )
+
+
+def _check_totals(
+    mixture: "Mixture", site: "Observed", used: np.ndarray, trials: np.ndarray
+) -> None:
+    """Refuse counts that are not whole, negative, or do not sum to the row's number of trials."""
+    x = site.value
+    counted = used.reshape(used.shape + (1,) * (x.ndim - used.ndim))
+    bad = ((x < 0) | (x != np.floor(x))) & counted
+    if bad.any():
+        position = np.argwhere(bad)[0]
+        raise ValueError(
+            f"site {site.name!r}: {place(mixture, site, position)} is {x[tuple(position)]:g}, but "
+            "the counts of a Multinomial are whole numbers from 0"
+        )
+    off = (x.sum(-1) != trials[..., 0]) & counted[..., 0]
+    if off.any():
+        position = np.argwhere(off)[0]
+        row, total = tuple(position), trials[..., 0]
+        raise ValueError(
+            f"site {site.name!r}: row {position[0]} has counts that sum to {x.sum(-1)[row]:g}, but "
+            f"its total_count is {total[row]:g}"
         )
 
 

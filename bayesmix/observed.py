@@ -187,7 +187,7 @@ def _leaves(
         shape = (1,) * (1 + fn.spare + rank + inside + tail - value.ndim) + value.shape
         full[leaf] = value.reshape(shape[0], *shape[1 + fn.spare :]), tail
     given = {
-        leaf: jnp.broadcast_to(full.pop(leaf)[0][0], (*own, *event))
+        leaf: _for_each_cell(full.pop(leaf)[0][0], base, (*own, *event))
         for leaf in GIVEN.get(type(base), ())
         if full[leaf][0].shape[0] == 1
     }
@@ -214,18 +214,28 @@ def _without_given(
     """
     base = peel(component)
     rank, inside = len(component.batch_shape), component.event_dim - base.event_dim
-    full = {
-        leaf: value.reshape((1,) * (rank + inside - value.ndim) + value.shape)
-        for leaf, (value, _) in own_parameters(base).items()
-    }
+    full, tails = {}, {}
+    for leaf, (value, tail) in own_parameters(base).items():
+        units = (1,) * (rank + inside + tail - value.ndim)
+        full[leaf], tails[leaf] = value.reshape(units + value.shape), tail
     names = [leaf for leaf in GIVEN[type(base)] if full[leaf].shape[rank - 1] == 1]
-    given = {n: jnp.broadcast_to(full.pop(n).squeeze(rank - 1), shape) for n in names}
+    cells = shape[: len(shape) - base.event_dim]
+    given = {n: _for_each_cell(full.pop(n).squeeze(rank - 1), base, cells) for n in names}
     rows = tuple(range(rank - 1))
     if any(value.shape[axis] != 1 for value in full.values() for axis in rows):
         return parameters(component), {}, rank
-    event = component.event_shape[:inside]
-    target = (component.batch_shape[-1], *event)
-    return {n: jnp.broadcast_to(v.squeeze(rows), target) for n, v in full.items()}, given, 1
+    target = (component.batch_shape[-1], *component.event_shape[:inside])
+    leaves = {
+        n: jnp.broadcast_to(v.squeeze(rows), target + v.shape[v.ndim - tails[n] :])
+        for n, v in full.items()
+    }
+    return leaves, given, 1
+
+
+def _for_each_cell(value: jax.Array, base: Any, cells: tuple[int, ...]) -> jax.Array:
+    """A given parameter in the shape of the data: cells, then the event of one component."""
+    event = tuple(base.event_shape)
+    return jnp.broadcast_to(value.reshape(value.shape + (1,) * len(event)), cells + event)
 
 
 def _by_row(values: jax.Array, axes: tuple[int, ...]) -> jax.Array:

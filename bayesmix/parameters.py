@@ -5,8 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-# Parameters that a distribution computes from what it was given, and that closed forms ask for.
+# Parameters that a distribution computes from what it was given, and that families and closed forms
+# ask for.
 DERIVED = {
+    dist.BetaProportion: ("mean",),
+    dist.NegativeBinomial2: ("mean",),
     dist.InverseWishart: ("concentration", "scale_matrix"),
     dist.Wishart: ("concentration", "scale_tril"),
 }
@@ -16,6 +19,8 @@ GIVEN = {
     dist.BinomialProbs: ("total_count",),
     dist.BinomialLogits: ("total_count",),
     dist.BetaBinomial: ("total_count",),
+    dist.MultinomialProbs: ("total_count",),
+    dist.MultinomialLogits: ("total_count",),
 }
 
 

@@ -6,10 +6,11 @@ random responsibilities; on columns scaled one by one and on whitened columns in
 assignments are softened, so that no cluster begins on a single point.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpyro.distributions import CategoricalLogits, CategoricalProbs
+import numpyro.distributions as dist
 from scipy.cluster.vq import ClusterError, kmeans2, vq
 from scipy.optimize import linear_sum_assignment
 
@@ -20,8 +21,40 @@ SOFT = 0.05
 FIRM = 0.95
 HAZE = 0.01
 KINDS = ("k-means", "seeds", "slices", "random", "rows", "slices", "seeds", "random")
-CATEGORICAL = (CategoricalProbs, CategoricalLogits)
 LLOYD = {"k-means": 10, "seeds": 1}
+
+
+def _indicators(x: np.ndarray) -> np.ndarray:
+    """A column for each category of each column."""
+    return np.concatenate([column[:, None] == np.unique(column) for column in x.T], 1) * 1.0
+
+
+def _on_the_circle(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.cos(x), np.sin(x)], 1)
+
+
+def _logarithms(x: np.ndarray) -> np.ndarray:
+    """Rows that do not count may hold anything; impossible values in them are taken as 1."""
+    return np.log(np.where(x > 0, x, 1.0))
+
+
+def _log_odds(x: np.ndarray) -> np.ndarray:
+    return _logarithms(x) - _logarithms(1 - x)
+
+
+# Columns in which a distance means something, for families whose values lie on no straight line.
+COORDINATES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
+    dist.CategoricalProbs: _indicators,
+    dist.CategoricalLogits: _indicators,
+    dist.VonMises: _on_the_circle,
+    dist.LogNormal: _logarithms,
+    dist.Gamma: _logarithms,
+    dist.InverseGamma: _logarithms,
+    dist.Weibull: _logarithms,
+    dist.Beta: _log_odds,
+    dist.BetaProportion: _log_odds,
+    dist.Dirichlet: _logarithms,
+}
 
 
 @dataclass(frozen=True)
@@ -115,14 +148,16 @@ def starts_on(
 def coded(mixture: Mixture, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of the sweep as columns in which distance means something, and their known labels.
 
-    Categories become indicators, successes shares of their trials. Labels are -1 for none.
+    Categories become indicators, successes shares of their trials, angles points on the circle;
+    positive numbers and shares are taken by their logarithms. Labels are -1 for none.
     """
     blocks, start = [], 0
     for site in mixture.observed:
         width = int(np.prod(site.value.shape[len(mixture.rows) :]))
         block, start = x[:, start : start + width], start + width
-        if all(issubclass(kind, CATEGORICAL) for kind in site.components):
-            block = np.concatenate([c[:, None] == np.unique(c) for c in block.T], 1) * 1.0
+        kinds = {COORDINATES.get(component) for component in site.components}
+        if len(kinds) == 1 and (coordinates := kinds.pop()) is not None:
+            block = coordinates(block)
         for _ in site.given:
             block = block / np.maximum(x[:, start : start + width], 1)
             start += width

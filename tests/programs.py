@@ -60,6 +60,13 @@ DEATHS = _rng.binomial(TREATED, np.where(np.arange(24) % 2, 0.15, 0.6))
 PANEL = np.concatenate([_rng.normal(-0.8, 1.0, (7, 3)), _rng.normal(0.9, 0.8, (6, 3))])
 WEIGHTS = _rng.integers(1, 4, Y.size).astype(float)
 KEEP = _rng.random(Y.size) < 0.8
+SIZES = np.exp(0.5 * X)
+SHARES = 1.0 / (1.0 + np.exp(-Y))
+BEARINGS = np.column_stack([ANGLES, np.roll(ANGLES, 3) / 2])
+TRIPLES = np.concatenate([_rng.dirichlet([2.0, 3.0, 5.0], 14), _rng.dirichlet([6.0, 3.0, 1.0], 12)])
+KINDS = np.concatenate(
+    [_rng.multinomial(n, p, 13) for n, p in ((5, [0.6, 0.3, 0.1]), (9, [0.2, 0.3, 0.5]))]
+)
 
 
 # ----------------------------------------------------------------------------------------- programs
@@ -531,12 +538,105 @@ def log_normal_components(x, K=2):
     _observe(weights, dist.LogNormal(loc, scale), x)
 
 
+def log_normal_product(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 1.0).expand([D]).to_event(1))
+    _observe(weights, dist.LogNormal(loc, jnp.sqrt(var)).to_event(1), x)
+
+
+def gamma_known_shape(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    _observe(weights, dist.Gamma(jnp.array([3.0, 5.0]), rate), x)
+
+
+def inverse_gamma_product(x, K=2):
+    """A shape of its own for every column, a rate that the columns share."""
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        shape = numpyro.sample("shape", dist.LogNormal(1.0, 0.5).expand([D]).to_event(1))
+        rate = numpyro.sample("rate", dist.LogNormal(0.5, 0.5))
+    _observe(weights, dist.InverseGamma(shape, rate[:, None]).to_event(1), x)
+
+
+def weibull(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        scale = numpyro.sample("scale", dist.LogNormal(0.5, 1.0))
+        shape = numpyro.sample("shape", dist.LogNormal(0.5, 0.5))
+    _observe(weights, dist.Weibull(scale, shape), x)
+
+
+def beta_components(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        a = numpyro.sample("a", dist.Gamma(3.0, 1.0))
+        b = numpyro.sample("b", dist.Gamma(3.0, 1.0))
+    _observe(weights, dist.Beta(a, b), x)
+
+
+def beta_proportions(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        mean = numpyro.sample("mean", dist.Beta(1.5, 1.5))
+        total = numpyro.sample("total", dist.Gamma(2.0, 0.3))
+    _observe(weights, dist.BetaProportion(mean, total), x)
+
+
+def dirichlet_components(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        alpha = numpyro.sample("alpha", dist.Gamma(2.0, 0.5).expand([D]).to_event(1))
+    _observe(weights, dist.Dirichlet(alpha), x)
+
+
+def geometric_beta(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        probs = numpyro.sample("probs", dist.Beta(2.0, 3.0))
+    _observe(weights, dist.Geometric(probs=probs), x)
+
+
+def geometric_logits(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        logits = numpyro.sample("logits", dist.Normal(0.0, 1.5).expand([D]).to_event(1))
+    _observe(weights, dist.Geometric(logits=logits).to_event(1), x)
+
+
 def von_mises(x, K=2):
     weights = _weights(K)
     with numpyro.plate("cluster", K):
         loc = numpyro.sample("loc", dist.VonMises(0.0, 0.5))
         kappa = numpyro.sample("kappa", dist.Gamma(3.0, 1.0))
     _observe(weights, dist.VonMises(loc, kappa), x)
+
+
+def von_mises_product(x, K=2):
+    """Directions uniform on an interval of a whole turn that is not NumPyro's."""
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Uniform(-1.0, 2 * np.pi - 1.0).expand([D]).to_event(1))
+        kappa = numpyro.sample("kappa", dist.Gamma(3.0, 1.0).expand([D]).to_event(1))
+    _observe(weights, dist.VonMises(loc, kappa).to_event(1), x)
+
+
+def negative_binomial_logits(x, K=2):
+    """Columns of counts; one concentration for all."""
+    D = x.shape[1]
+    weights = _weights(K)
+    size = numpyro.sample("size", dist.LogNormal(1.0, 0.5))
+    with numpyro.plate("cluster", K):
+        logits = numpyro.sample("logits", dist.Normal(0.0, 1.5).expand([D]).to_event(1))
+    _observe(weights, dist.NegativeBinomialLogits(size, logits).to_event(1), x)
 
 
 def negative_binomial(x, K=2):
@@ -714,6 +814,25 @@ def vector_latent_classes(x, K=2):
         numpyro.sample("x", mixture, obs=x)
 
 
+def vector_multinomial(x, totals, K=2):
+    """Totals that differ by row."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        probs = numpyro.sample("probs", dist.Dirichlet(1.5 * jnp.ones(3)))
+    components = dist.Multinomial(totals[:, None], probs)
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", VectorMixture(dist.Categorical(probs=weights), components), obs=x)
+
+
+def explicit_multinomial_logits(x, totals, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        logits = numpyro.sample("logits", dist.Normal(0.0, 1.5).expand([3]).to_event(1))
+    with numpyro.plate("obs_id", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights), infer=ENUMERATE)
+        numpyro.sample("x", dist.Multinomial(totals, logits=logits[z]), obs=x)
+
+
 def explicit_binomial(deaths, treated, K=2):
     """Successes out of numbers of trials that differ by row."""
     weights = _weights(K)
@@ -803,6 +922,54 @@ def _scipy_log_normal(p, x):
 
 def _scipy_von_mises(p, x):
     return np.log(p["weights"]) + stats.vonmises.logpdf(x[:, None], p["kappa"], loc=p["loc"])
+
+
+def _scipy_log_normal_product(p, x):
+    terms = stats.lognorm.logpdf(x[:, None], np.sqrt(p["var"]), scale=np.exp(p["loc"]))
+    return np.log(p["weights"]) + terms.sum(-1)
+
+
+def _scipy_gamma_known_shape(p, x):
+    return _scipy_gamma({**p, "shape": np.array([3.0, 5.0])}, x)
+
+
+def _scipy_inverse_gamma_product(p, x):
+    terms = stats.invgamma.logpdf(x[:, None], p["shape"], scale=p["rate"][:, None])
+    return np.log(p["weights"]) + terms.sum(-1)
+
+
+def _scipy_weibull(p, x):
+    terms = stats.weibull_min.logpdf(x[:, None], p["shape"], scale=p["scale"])
+    return np.log(p["weights"]) + terms
+
+
+def _scipy_beta(p, x):
+    a = p["a"] if "a" in p else p["mean"] * p["total"]
+    b = p["b"] if "b" in p else (1 - p["mean"]) * p["total"]
+    return np.log(p["weights"]) + stats.beta.logpdf(x[:, None], a, b)
+
+
+def _scipy_dirichlet(p, x):
+    rows = (x / x.sum(1, keepdims=True)).T
+    return np.log(p["weights"]) + np.stack([stats.dirichlet.logpdf(rows, a) for a in p["alpha"]], 1)
+
+
+def _scipy_geometric(p, x):
+    probs = p["probs"] if "probs" in p else 1.0 / (1.0 + np.exp(-p["logits"]))
+    terms = stats.geom.logpmf(x.reshape(len(x), 1, -1) + 1, probs.reshape(len(probs), -1))
+    return np.log(p["weights"]) + terms.sum(-1)
+
+
+def _scipy_von_mises_product(p, x):
+    terms = stats.vonmises.logpdf(x[:, None], p["kappa"], loc=p["loc"])
+    return np.log(p["weights"]) + terms.sum(-1)
+
+
+def _scipy_multinomial(p, x):
+    logits = np.log(p["probs"]) if "probs" in p else p["logits"]
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    terms = [stats.multinomial.logpmf(x, x.sum(1), own) for own in probs]
+    return np.log(p["weights"]) + np.stack(terms, -1)
 
 
 def _scipy_fixed_weights(p, x):
@@ -1048,11 +1215,33 @@ PROGRAMS = [
     _row("gamma_components", gamma_components, (SKEWED,), 2, "Gamma",
          {"weights": C, "shape": A, "rate": A}, terms=_scipy_gamma),
     _row("log_normal_components", log_normal_components, (SKEWED,), 2, "LogNormal",
-         {"weights": C, "loc": ANY, "scale": ANY}, terms=_scipy_log_normal),
-    _row("von_mises", von_mises, (ANGLES,), 2, "VonMises", {"weights": C, "loc": A, "kappa": A},
+         {"weights": C, "loc": C, "scale": A}, terms=_scipy_log_normal),
+    _row("log_normal_product", log_normal_product, (SIZES,), 2, "LogNormal", NIG_PLAN,
+         terms=_scipy_log_normal_product),
+    _row("gamma_known_shape", gamma_known_shape, (SKEWED,), 2, "Gamma",
+         {"weights": C, "rate": C}, swap=False, terms=_scipy_gamma_known_shape),
+    _row("inverse_gamma_product", inverse_gamma_product, (SIZES,), 2, "InverseGamma",
+         {"weights": C, "shape": A, "rate": A}, terms=_scipy_inverse_gamma_product),
+    _row("weibull", weibull, (SKEWED,), 2, "Weibull", {"weights": C, "scale": A, "shape": A},
+         terms=_scipy_weibull),
+    _row("beta_components", beta_components, (SHARES,), 2, "Beta",
+         {"weights": C, "a": A, "b": A}, terms=_scipy_beta),
+    _row("beta_proportions", beta_proportions, (SHARES,), 2, "BetaProportion",
+         {"weights": C, "mean": A, "total": A}, terms=_scipy_beta),
+    _row("dirichlet_components", dirichlet_components, (TRIPLES,), 2, "Dirichlet",
+         {"weights": C, "alpha": A}, terms=_scipy_dirichlet),
+    _row("geometric_beta", geometric_beta, (COUNTS,), 2, "Geometric",
+         {"weights": C, "probs": C}, terms=_scipy_geometric),
+    _row("geometric_logits", geometric_logits, (KINDS,), 2, "Geometric",
+         {"weights": C, "logits": A}, terms=_scipy_geometric),
+    _row("von_mises", von_mises, (ANGLES,), 2, "VonMises", {"weights": C, "loc": C, "kappa": A},
          terms=_scipy_von_mises),
+    _row("von_mises_product", von_mises_product, (BEARINGS,), 2, "VonMises",
+         {"weights": C, "loc": C, "kappa": A}, terms=_scipy_von_mises_product),
     _row("negative_binomial", negative_binomial, (COUNTS,), 2, "NegativeBinomial2",
          {"weights": C, "mean": A, "concentration": A}),  # JAX's betaln is right to 1e-7 only
+    _row("negative_binomial_logits", negative_binomial_logits, (KINDS,), 2, "NegativeBinomial",
+         {"weights": C, "size": A, "logits": A}, axes={"size": None}),
     _row("regression", regression, (COVARIATE, RESPONSE), 2, "Normal",
          {"weights": C, "beta": A, "sigma": A}, data=1),
     _row("two_named_normals", two_named_normals, (Y,), 2, "Normal",
@@ -1090,6 +1279,10 @@ PROGRAMS = [
          {"weights": C, "probs": C}, z="z", terms=_scipy_binomial),
     _row("vector_binomial_logits", vector_binomial_logits, (DEATHS, TREATED), 2, "Binomial",
          {"weights": C, "logits": A}, terms=_scipy_binomial),
+    _row("vector_multinomial", vector_multinomial, (KINDS, KINDS.sum(1)), 2, "Multinomial",
+         {"weights": C, "probs": C}, terms=_scipy_multinomial),
+    _row("explicit_multinomial_logits", explicit_multinomial_logits, (KINDS, KINDS.sum(1)), 2,
+         "Multinomial", {"weights": C, "logits": A}, z="z", terms=_scipy_multinomial),
     _row("vector_latent_classes", vector_latent_classes, (ANSWERS,), 2, "Categorical",
          {"weights": C, "probs": C}, terms=_scipy_latent_classes),
 ]  # fmt: skip

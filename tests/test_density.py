@@ -188,6 +188,10 @@ ENUMERATED = [
     "explicit_where",
     "explicit_groups",
     "vector_latent_classes",
+    "log_normal_product",
+    "beta_components",
+    "geometric_beta",
+    "von_mises",
 ]  # fmt: skip
 
 

@@ -77,6 +77,8 @@ STEPPED = [
     "bernoulli_product", "exponential_gamma", "student_t", "regression", "two_named_normals",
     "explicit_nig_matrix", "explicit_mixed", "explicit_where", "explicit_groups",
     "explicit_labelled", "explicit_binomial", "vector_latent_classes",
+    "log_normal_product", "gamma_components", "gamma_known_shape", "geometric_beta", "von_mises",
+    "von_mises_product", "negative_binomial_logits", "vector_multinomial",
 ]  # fmt: skip
 stepped = pytest.mark.parametrize("row", [BY_ID[name] for name in STEPPED], ids=str)
 

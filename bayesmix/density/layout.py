@@ -20,7 +20,7 @@ def family_of(mixture: Mixture) -> Family | None:
         return None
     found: list[tuple[str, Any, int]] = []
     for site in mixture.observed:
-        family = find(site.components[0], _shapes(mixture, site.name))
+        family = find(site.components[0], _shapes(mixture, site.name), site.value)
         if family is None:
             return None
         width = int(np.prod(site.value.shape[len(mixture.rows) :]))

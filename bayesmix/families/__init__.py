@@ -12,8 +12,11 @@ so that log f(x | k) = base + <T(x), eta_k> - A_k. A location-scale family also 
 centred and scaled data; its T(x) begins with x itself, and its parameter ``spread`` alone decides
 the natural parameters of the rest. An ``isotropic`` family has all columns scaled alike. A family
 whose features depend on the shapes of the parameters (one for each category) has
-``shaped(shapes)``, which returns the family for them. A family that is not here goes through the
-general sweep.
+``shaped(shapes)``, which returns the family for them; one whose features depend on the range of the
+data (one for each count) has ``seen(values)``, which returns the family for it, or None. A family
+that is not here goes through the general sweep.
+
+Chunks are padded with rows of zeros and of weight 0: features and base must be finite there.
 """
 
 from collections.abc import Callable
@@ -68,13 +71,16 @@ def family(*distributions: type) -> Callable[[type], type]:
     return register
 
 
-def find(distribution: type, shapes: dict[str, tuple[int, ...]]) -> Family | None:
+def find(distribution: type, shapes: dict[str, tuple[int, ...]], values: Any) -> Family | None:
     """The family registered for exactly this distribution, or None.
 
-    ``shapes`` are those of the components' parameters, for families that depend on them.
+    ``shapes`` are those of the components' parameters and ``values`` the data, for families that
+    depend on them.
     """
     found = _families.get(distribution)
-    shaped = getattr(found, "shaped", None)
+    seen, shaped = getattr(found, "seen", None), getattr(found, "shaped", None)
+    if seen is not None:
+        return seen(values)
     return found if shaped is None else shaped(shapes)
 
 
@@ -88,6 +94,11 @@ def flat(leaf: Any) -> jax.Array:
     return leaf.reshape(leaf.shape[0], -1)
 
 
+def within(z: jax.Array) -> jax.Array:
+    """Values inside (0, inf), or (0, 1): the zeros of padding rows become 1/2."""
+    return jnp.where(z > 0, z, 0.5)
+
+
 def taken(x: jax.Array, index: Any) -> jax.Array:
     """x[index] for known indices within bounds, without the code that would guard them."""
     return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
@@ -95,10 +106,18 @@ def taken(x: jax.Array, index: Any) -> jax.Array:
 
 from bayesmix.families import (  # noqa: E402
     bernoulli,  # noqa: F401
+    beta,  # noqa: F401
     binomial,  # noqa: F401
     categorical,  # noqa: F401
+    dirichlet,  # noqa: F401
     exponential,  # noqa: F401
+    gamma,  # noqa: F401
+    geometric,  # noqa: F401
+    log_normal,  # noqa: F401
+    multinomial,  # noqa: F401
     mvn,  # noqa: F401
+    negative_binomial,  # noqa: F401
     normal,  # noqa: F401
     poisson,  # noqa: F401
+    von_mises,  # noqa: F401
 )

@@ -16,6 +16,18 @@ Choosing a model
     Answers with more than two categories; with several columns, latent class analysis.
 `binomial(K)`
     Successes out of a number of trials that may differ by row.
+`multinomial(K)`
+    Numbers of several kinds in one row: word counts, choices.
+`geometric(K)`, `negative_binomial(K)`
+    Failures before a success; counts that vary more than a Poisson's within a cluster.
+`log_normal(K)`, `gamma(K)`, `inverse_gamma(K)`, `weibull(K)`
+    Positive, skewed columns: incomes, durations, sizes. The first two differ in their tails: gamma
+    for sums of many small parts, log-normal for products of many factors; inverse gamma has the
+    heaviest upper tail. Weibull is usual for times to failure.
+`beta(K)`, `dirichlet(K)`
+    One share between 0 and 1; rows of shares that sum to 1.
+`von_mises(K)`
+    Angles in radians.
 `mixed({"height": "normal", "region": "categorical", ...}, K)`
     Columns of different kinds, read by name from a table.
 `regression(K, family="normal")`
@@ -57,10 +69,39 @@ The programs take the data as their only argument; a DataFrame will do. They are
 read them, copy them, change a prior.
 """
 
-from bayesmix.models.categories import binomial, categorical
+from bayesmix.models.categories import binomial, categorical, multinomial
+from bayesmix.models.columns import (
+    beta,
+    dirichlet,
+    gamma,
+    geometric,
+    inverse_gamma,
+    log_normal,
+    negative_binomial,
+    von_mises,
+    weibull,
+)
 from bayesmix.models.continuous import gaussian
 from bayesmix.models.discrete import bernoulli, poisson
 from bayesmix.models.mixed import mixed
 from bayesmix.models.regression import regression
 
-__all__ = ["bernoulli", "binomial", "categorical", "gaussian", "mixed", "poisson", "regression"]
+__all__ = [
+    "bernoulli",
+    "beta",
+    "binomial",
+    "categorical",
+    "dirichlet",
+    "gamma",
+    "gaussian",
+    "geometric",
+    "inverse_gamma",
+    "log_normal",
+    "mixed",
+    "multinomial",
+    "negative_binomial",
+    "poisson",
+    "regression",
+    "von_mises",
+    "weibull",
+]

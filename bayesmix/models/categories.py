@@ -1,5 +1,7 @@
 """Mixtures of categorical answers (latent class analysis) and of successes out of trials.
 
+One answer for each trial, or their numbers: Categorical, Binomial and Multinomial components.
+
 Columns are independent within a cluster. "default" priors keep every probability strictly between
 0 and 1 with the weight of one observation; "flat" ones give maximum likelihood.
 """
@@ -63,6 +65,23 @@ def binomial(K: int, *, prior: str = "default") -> Program:
     return _binomial(cluster_count(K), one_of("prior", prior, PRIORS))
 
 
+def multinomial(K: int, *, prior: str = "default") -> Program:
+    """A mixture of K Multinomials: the NumPyro program `program(x)`, counts x (N, C) of C kinds.
+
+    A row is what was counted in it of each kind (the words of a document, the answers of a person);
+    how many it has in all is taken as given, and may differ by row.
+
+    prior : "default", probs ~ Dirichlet(1 + m) with m_c = (Σ x_c + 1/C) / (Σ x + 1) the share of
+        kind c: one added trial per cluster. "flat", Dirichlet(1): maximum likelihood.
+
+    Sites: `weights` (K,) ~ Dirichlet(2, ...), flat: Dirichlet(1, ...), and `probs` (K, C). The
+    program reads the largest total of a row, so new data are compiled again.
+
+    The same arguments give the same program object, so that nothing compiles twice.
+    """
+    return _multinomial(cluster_count(K), one_of("prior", prior, PRIORS))
+
+
 @cache
 def _categorical(K: int, levels: int | None, prior: str) -> Program:
     def program(x: ArrayLike) -> None:
@@ -102,6 +121,27 @@ def _binomial(K: int, prior: str) -> Program:
             numpyro.sample("x", mixture, obs=x)
 
     program.__name__ = program.__qualname__ = f"binomial_{prior}"
+    return program
+
+
+@cache
+def _multinomial(K: int, prior: str) -> Program:
+    def program(x: ArrayLike) -> None:
+        """A mixture of Multinomials; weights ~ Dirichlet, probs ~ Dirichlet(1 + shares)."""
+        most = int(np.asarray(x).sum(-1).max(initial=0))
+        x = rows(x)
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (N, C), a column for each kind, got {x.shape}")
+        shares = (x.sum(0) + 1 / x.shape[1]) / (x.sum() + 1)
+        own = 1 + shares if prior == "default" else jnp.ones_like(shares)
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION[prior])))
+        with numpyro.plate("cluster", K):
+            probs = numpyro.sample("probs", dist.Dirichlet(own))
+        with numpyro.plate("obs_id", len(x)):
+            parts = dist.Multinomial(x.sum(1)[:, None], probs, total_count_max=most)
+            numpyro.sample("x", VectorMixture(dist.Categorical(probs=weights), parts), obs=x)
+
+    program.__name__ = program.__qualname__ = f"multinomial_{prior}"
     return program
 
 

@@ -7,13 +7,12 @@ strictly between 0 and 1, with the weight of about one observation.
 from collections.abc import Callable
 from functools import cache
 
-import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
-from bayesmix.models.inputs import cluster_count, rows
+from bayesmix.models.inputs import by_column, cluster_count, rows
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 
@@ -62,9 +61,9 @@ def _poisson(K: int) -> Program:
         scale = (jnp.sum(x**2, 0) + 1) / (jnp.sum(x, 0) + 1)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
         with numpyro.plate("cluster", K):
-            rate = numpyro.sample("rate", _by_column(dist.Gamma(2.0, 2.0 / scale), x))
+            rate = numpyro.sample("rate", by_column(dist.Gamma(2.0, 2.0 / scale), x))
         with numpyro.plate("obs_id", len(x)):
-            components = _by_column(dist.Poisson(rate), x)
+            components = by_column(dist.Poisson(rate), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
             numpyro.sample("x", mixture, obs=x)
 
@@ -80,16 +79,11 @@ def _bernoulli(K: int) -> Program:
         share = (jnp.sum(x, 0) + 0.5) / (len(x) + 1)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
         with numpyro.plate("cluster", K):
-            probs = numpyro.sample("probs", _by_column(dist.Beta(1 + share, 2 - share), x))
+            probs = numpyro.sample("probs", by_column(dist.Beta(1 + share, 2 - share), x))
         with numpyro.plate("obs_id", len(x)):
-            components = _by_column(dist.Bernoulli(probs=probs), x)
+            components = by_column(dist.Bernoulli(probs=probs), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
             numpyro.sample("x", mixture, obs=x)
 
     program.__name__ = program.__qualname__ = "bernoulli"
     return program
-
-
-def _by_column(distribution: dist.Distribution, x: jax.Array) -> dist.Distribution:
-    """The columns of x as one event; nothing to do for x of shape (N,)."""
-    return distribution.to_event(1) if x.ndim == 2 else distribution

@@ -1,4 +1,4 @@
-"""The arguments that every ready-made program takes: the number of clusters, a name, the data.
+"""What every ready-made program does with its arguments: number of clusters, a name, the data.
 
 Refusals are `ValueError`s that name the argument, what was found and what to write instead.
 """
@@ -8,6 +8,7 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 
@@ -50,3 +51,8 @@ def rows(x: ArrayLike) -> jax.Array:
     if len(x) == 0:
         raise ValueError("x must have at least one row, got none")
     return x
+
+
+def by_column(distribution: dist.Distribution, x: jax.Array) -> dist.Distribution:
+    """The columns of x as one event; nothing to do for x of shape (N,)."""
+    return distribution.to_event(1) if x.ndim == 2 else distribution

@@ -14,6 +14,7 @@ from bayesmix.mstep import (
     mvn,  # noqa: F401
     normal,  # noqa: F401
     rates,  # noqa: F401
+    von_mises,  # noqa: F401
     weights,  # noqa: F401
 )
 from bayesmix.mstep.ascent import ascend

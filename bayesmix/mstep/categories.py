@@ -1,4 +1,4 @@
-"""Closed forms for Categorical probabilities: latent class analysis."""
+"""Closed forms for Categorical and Multinomial probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,16 @@ import jax.numpy as jnp
 from bayesmix.mstep.reduce import to_site
 from bayesmix.mstep.rules import Context, Target, rule
 
+FAMILIES = ("Categorical", "Multinomial")
 
-@rule("Categorical", "probs", "identity", "Dirichlet", text="Dirichlet on category probabilities")
+
+@rule(FAMILIES, "probs", "identity", "Dirichlet", text="Dirichlet on category probabilities")
 def categories_under_dirichlet(target: Target, context: Context) -> jax.Array:
     """Counts + concentration - 1, normalised; a category that this makes negative gets 0."""
     return _shares(target, context, context.prior(target.name)["concentration"] - 1)
 
 
-@rule("Categorical", "probs", "identity", "ImproperUniform", text="shares (flat prior)")
+@rule(FAMILIES, "probs", "identity", "ImproperUniform", text="shares (flat prior)")
 def categories_under_flat(target: Target, context: Context) -> jax.Array:
     """The shares of the categories."""
     return _shares(target, context, 0.0)

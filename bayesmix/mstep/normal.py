@@ -1,5 +1,6 @@
-"""Closed forms for Normal components, alone or in products.
+"""Closed forms for Normal and log-normal components, alone or in products.
 
+The features of log-normal components are a Normal's of log x, and so are their closed forms.
 Everything is written in deviations from the current location, which the centred statistics give
 without cancellation even for data far from the origin.
 """
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 
 from bayesmix.mstep.reduce import to_site
 from bayesmix.mstep.rules import Context, Target, rule
+
+FAMILIES = ("Normal", "LogNormal")
 
 
 def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -29,7 +32,7 @@ def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
     return full.reshape(shape), deviation.reshape(shape), square.reshape(shape)
 
 
-@rule("Normal", "loc", "identity", "Normal", text="Normal prior on the location")
+@rule(FAMILIES, "loc", "identity", "Normal", text="Normal prior on the location")
 def loc_under_normal(target: Target, context: Context) -> jax.Array:
     """The precision-weighted mean: one Newton step, exact because Q is quadratic in loc."""
     prior = context.prior(target.name)
@@ -37,7 +40,7 @@ def loc_under_normal(target: Target, context: Context) -> jax.Array:
     return _loc_step(target, context, tau, prior["loc"])
 
 
-@rule("Normal", "loc", "identity", "ImproperUniform", text="mean (flat prior)")
+@rule(FAMILIES, "loc", "identity", "ImproperUniform", text="mean (flat prior)")
 def loc_under_flat(target: Target, context: Context) -> jax.Array:
     """The (precision-weighted) mean; a cluster without mass keeps its location."""
     return _loc_step(target, context, 0.0, 0.0)
@@ -72,7 +75,7 @@ def _kept(target: Target, context: Context, count: jax.Array, value: jax.Array) 
 
 
 @rule(
-    "Normal",
+    FAMILIES,
     "scale",
     "sqrt",
     "InverseGamma",
@@ -87,7 +90,7 @@ def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
 
 
 @rule(
-    "Normal",
+    FAMILIES,
     "scale",
     "sqrt",
     "ImproperUniform",
@@ -101,7 +104,7 @@ def variance_under_flat(target: Target, context: Context) -> jax.Array:
 
 
 @rule(
-    "Normal",
+    FAMILIES,
     "scale",
     "identity",
     "ImproperUniform",
@@ -115,7 +118,7 @@ def scale_under_flat(target: Target, context: Context) -> jax.Array:
 
 
 @rule(
-    "Normal",
+    FAMILIES,
     "scale",
     "identity",
     "HalfNormal",
@@ -134,7 +137,7 @@ def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
     return _kept(target, context, count, jnp.sqrt(2 * square / jnp.where(root > 0, root, 1)))
 
 
-@rule("Normal", "scale", "rsqrt", "Gamma", scales="Normal", text="Gamma on the precision")
+@rule(FAMILIES, "scale", "rsqrt", "Gamma", scales="Normal", text="Gamma on the precision")
 def precision_under_gamma(target: Target, context: Context) -> jax.Array:
     """(concentration - 1 + count / 2) / (rate + squares / 2)."""
     count, square = _squares(target, context)

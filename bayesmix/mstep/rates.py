@@ -1,10 +1,12 @@
-"""Closed forms for Poisson and Exponential rates, Bernoulli and Binomial probabilities."""
+"""Closed forms for rates (Poisson, Exponential, Gamma) and probabilities of one outcome."""
 
 import jax
 import jax.numpy as jnp
 
 from bayesmix.mstep.reduce import to_site
 from bayesmix.mstep.rules import Context, Target, rule
+
+GAMMAS = ("Gamma", "InverseGamma")
 
 
 def _sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
@@ -58,6 +60,30 @@ def exponential_rate_under_flat(target: Target, context: Context) -> jax.Array:
     return _ratio(target, context, count, total)
 
 
+@rule(GAMMAS, "rate", "identity", "Gamma", known=("concentration",), text="Gamma on the rate")
+def gamma_rate_under_gamma(target: Target, context: Context) -> jax.Array:
+    """(concentration - 1 + sum of shapes) / (rate + sum of x, of 1 / x for an inverse gamma)."""
+    shapes, total = _shapes_and_sums(target, context)
+    prior = context.prior(target.name)
+    return _ratio(target, context, prior["concentration"] - 1 + shapes, prior["rate"] + total)
+
+
+@rule(GAMMAS, "rate", "identity", "ImproperUniform", known=("concentration",), text="flat prior")
+def gamma_rate_under_flat(target: Target, context: Context) -> jax.Array:
+    """(sum of shapes) / sum."""
+    shapes, total = _shapes_and_sums(target, context)
+    return _ratio(target, context, shapes, total)
+
+
+def _shapes_and_sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """Every observation counts as many exponential ones as its component's shape says."""
+    mass, features = context.statistics
+    shape = context.leaves()["concentration"]
+    sums = jnp.split(features, 2, axis=1)[1]
+    count = mass.reshape(-1, *(1,) * (shape.ndim - 1)) * shape
+    return to_site(count, target), to_site(sums.reshape(shape.shape), target)
+
+
 @rule("Bernoulli", "probs", "identity", "Beta", text="Beta on a probability")
 def probability_under_beta(target: Target, context: Context) -> jax.Array:
     """(a - 1 + successes) / (a + b - 2 + count), at most 1."""
@@ -99,3 +125,17 @@ def _share_under_beta(
     successes = jnp.maximum(a - 1 + total, 0)
     failures = jnp.maximum(b - 1 + count - total, 0)
     return _ratio(target, context, successes, successes + failures)
+
+
+@rule("Geometric", "probs", "identity", "Beta", text="Beta on a geometric probability")
+def geometric_probability_under_beta(target: Target, context: Context) -> jax.Array:
+    """(a - 1 + count) / (a + b - 2 + count + sum), at most 1: one success in every row."""
+    count, failures = _sums(target, context)
+    return _share_under_beta(target, context, count + failures, count)
+
+
+@rule("Geometric", "probs", "identity", "UnitUniform", "ImproperUniform", text="share (flat prior)")
+def geometric_probability_under_flat(target: Target, context: Context) -> jax.Array:
+    """count / (count + sum)."""
+    count, failures = _sums(target, context)
+    return _ratio(target, context, count, count + failures)

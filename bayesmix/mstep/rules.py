@@ -94,6 +94,7 @@ class Rule:
     update: Update
     text: str
     child_prior: str | None = None
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,20 +130,30 @@ _rules: dict[tuple[str, str, str, str], Rule] = {}
 
 
 def rule(
-    family: str, leaf: str, map: str, *priors: str, text: str, scales: str | None = None
+    family: str | tuple[str, ...],
+    leaf: str,
+    map: str,
+    *priors: str,
+    text: str,
+    scales: str | None = None,
+    known: tuple[str, ...] = (),
 ) -> Callable[[Update], Update]:
     """Register a closed form; use as a decorator.
 
-    family : name of the components' family, or "any" for the mixing weights.
+    family : name of the components' family, of several that share the rule, or "any" for the mixing
+        weights.
     leaf, map : the parameter that the site feeds and how ("identity", "sqrt", ...).
     priors : names of the NumPyro distributions of the site's prior.
     scales : the prior (by name) of a location whose spread this site may scale; its log density is
         then part of the update.
+    known : other parameters that must be fixed numbers for the rule to apply: those that are nearly
+        collinear with this one, so that updates in turn would crawl and a joint ascent does not.
     """
 
     def register(update: Update) -> Update:
-        for prior in priors:
-            _rules[family, leaf, map, prior] = Rule(update, text, scales)
+        for name in (family,) if isinstance(family, str) else family:
+            for prior in priors:
+                _rules[name, leaf, map, prior] = Rule(update, text, scales, known)
         return update
 
     return register
@@ -214,7 +225,7 @@ def _closed_block(mixture: Mixture, site: Site, family: Family | None) -> Block 
     if prior == "Uniform" and _is_unit_interval(mixture, site):
         prior = "UnitUniform"
     found = _rules.get((owner, _plain(link), link.map, prior))
-    if found is None:
+    if found is None or _estimated(mixture, found.known, part):
         return None
     child = None
     if site.fed_priors:
@@ -225,6 +236,12 @@ def _closed_block(mixture: Mixture, site: Site, family: Family | None) -> Block 
         return None
     target = Target(site.name, site.shape, link, child, part)
     return Block((site.name,), "closed", "closed form, " + found.text, target, found.update)
+
+
+def _estimated(mixture: Mixture, leaves: tuple[str, ...], part: str) -> bool:
+    """Whether any of these parameters of an observed site depends on a latent site."""
+    own, end = mixture.reading.leaves[0], f"[{part}]" if part else ""
+    return any(own[leaf + end].depends for leaf in leaves)
 
 
 def _private(mixture: Mixture, site: Site) -> bool:
