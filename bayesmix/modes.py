@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpyro import distributions as dist
 
 from bayesmix.blocks import Blocks
 from bayesmix.density import cached, data_of, density_of, log_density
@@ -165,11 +166,11 @@ def rows_needed(mixture: Mixture) -> int:
     for site in mixture.sites.values():
         for link in site.links if site.cluster_axis is not None else ():
             leaf, _, part = link.leaf.partition("[")
-            if leaf == "scale":
+            if leaf in ("scale", "volume"):
                 needed = max(needed, 2)
-            if leaf in ("covariance_matrix", "scale_tril", "precision_matrix"):
+            if leaf in ("covariance_matrix", "scale_tril", "precision_matrix", "axes"):
                 fed = next(o for o in mixture.observed if o.name == part[:-1] or not part)
-                if fed.family == "MultivariateNormal":
+                if issubclass(fed.components[0], dist.MultivariateNormal):
                     needed = max(needed, 1 + fed.value.shape[-1])
     return needed
 

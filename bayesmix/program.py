@@ -27,6 +27,12 @@ from bayesmix.reader import NEEDS_VALUES, Reading, read, x64
 
 Params = dict[str, Any]
 
+# Parameters that a distribution computes where it was given one of these instead.
+COMPUTED = {
+    "scale_tril": ("covariance_matrix", "precision_matrix", "volume"),
+    "scale": ("volume",),
+}
+
 
 @dataclass(frozen=True)
 class Link:
@@ -378,10 +384,10 @@ def _links(reading: Reading, memo: dict[int, Axes]) -> dict[str, tuple[Link, ...
         suffix = f"[{number}]" if len(families) > 1 else ""
         leaves += [(leaf + suffix, node) for leaf, node in family.items()]
     for leaf, node in leaves:
-        _, bracket, part = leaf.partition("[")
-        matrices = {matrix + bracket + part for matrix in ("covariance_matrix", "precision_matrix")}
-        if leaf.startswith("scale_tril") and matrices & set(families[0]):
-            continue  # computed from the matrix that the program gave
+        plain, bracket, part = leaf.partition("[")
+        given = {source + bracket + part for source in COMPUTED.get(plain, ())}
+        if given & set(families[0]):
+            continue  # computed from what the program gave
         mapped = unary_map(node)
         for name in sorted(node.depends):
             along = tuple(

@@ -7,6 +7,7 @@ prior adds one row and inherits all properties.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,8 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import OrderedTransform
 from scipy import stats
 
-from bayesmix import VectorMixture  # a distribution, part of the programs
+from bayesmix import VectorMixture  # distributions, part of the programs
+from bayesmix.ellipsoid import AlignedNormal, EllipsoidalNormal, HaarRotation
 
 CLUSTER = {"event_dims": ["cluster"]}
 
@@ -57,6 +59,7 @@ ANSWERS[_rng.random((Y.size, 2)) < 0.25] = 2
 LABELS = np.where(_rng.random(Y.size) < 0.3, (Y > 0).astype(int), -1)
 TREATED = _rng.integers(4, 30, 24)
 DEATHS = _rng.binomial(TREATED, np.where(np.arange(24) % 2, 0.15, 0.6))
+SOLID = np.column_stack([X, 0.6 * X[:, 0] + np.random.default_rng(21).normal(0.0, 0.5, len(X))])
 PANEL = np.concatenate([_rng.normal(-0.8, 1.0, (7, 3)), _rng.normal(0.9, 0.8, (6, 3))])
 WEIGHTS = _rng.integers(1, 4, Y.size).astype(float)
 KEEP = _rng.random(Y.size) < 0.8
@@ -413,6 +416,45 @@ def mvn_lkj(x, K=2):
         sigma = numpyro.sample("sigma", dist.HalfNormal(2.0).expand([D]).to_event(1))
         corr = numpyro.sample("corr", dist.LKJCholesky(D, 2.0))
     _observe(weights, dist.MultivariateNormal(loc, scale_tril=sigma[..., None] * corr), x)
+
+
+def _ellipsoid_sites(x, K, volumes, shapes):
+    """Loc, volume and shape, the last two of all clusters or of each; the shape is not even."""
+    D = x.shape[1]
+    cluster = numpyro.plate("cluster", K)
+    shape_prior = dist.Dirichlet(1.5 + jnp.arange(D))
+    with cluster if shapes == "V" else nullcontext():
+        shape = numpyro.sample("shape", shape_prior)
+    with cluster if volumes == "V" else nullcontext():
+        volume = numpyro.sample("volume", dist.InverseGamma(2.0, 1.0))
+    with cluster:
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+    return loc, volume, shape
+
+
+def aligned_vei(x, K=2):
+    weights = _weights(K)
+    loc, volume, shape = _ellipsoid_sites(x, K, "V", "E")
+    _observe(weights, AlignedNormal(loc, volume[:, None], shape).to_event(1), x)
+
+
+def ellipsoid_vev(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        orientation = numpyro.sample("orientation", HaarRotation(x.shape[1]))
+    loc, volume, shape = _ellipsoid_sites(x, K, "V", "E")
+    _observe(weights, EllipsoidalNormal(loc, volume, shape, orientation), x)
+
+
+def ellipsoid_eve_flat(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    volume = numpyro.sample("volume", _flat(constraints.positive))
+    orientation = numpyro.sample("orientation", HaarRotation(D))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", _flat(constraints.real_vector, (D,)))
+        shape = numpyro.sample("shape", _flat(constraints.simplex, (D,)))
+    _observe(weights, EllipsoidalNormal(loc, volume, shape, orientation), x)
 
 
 def product_diagonal(x, K=2):
@@ -865,7 +907,13 @@ def _scipy_normal(p, x):
 
 def _scipy_mvn(p, x):
     loc, K = p["loc"], len(p["weights"])
-    if "cov" in p:
+    if "volume" in p:
+        D = x.shape[1]
+        axes = p["shape"] / stats.gmean(p["shape"], axis=-1)[..., None]
+        turn = p.get("orientation", np.eye(D))
+        matrix = (turn * axes[..., None, :]) @ np.swapaxes(turn, -1, -2)
+        cov = np.broadcast_to(p["volume"][..., None, None] * matrix, (K, D, D))
+    elif "cov" in p:
         cov = np.broadcast_to(p["cov"], (K, *p["cov"].shape[-2:]))
     elif "precision" in p:
         cov = np.linalg.inv(p["precision"])
@@ -1112,6 +1160,7 @@ def _row(id, program, args, K, family, plan, *, axes=None, swap=True, **kw):
 
 C, A, ANY = "closed", "ascent", "any"
 NIG_PLAN = {"weights": C, "loc": C, "var": C}
+ELLIPSOID_PLAN = {"weights": C, "loc": C, "orientation": C, "shape": C, "volume": C}
 FREE = {"proper": False, "bounded": False}
 
 PROGRAMS = [
@@ -1187,6 +1236,14 @@ PROGRAMS = [
          {"weights": C, "precision": ANY, "loc": ANY}, terms=_scipy_mvn),
     _row("mvn_lkj", mvn_lkj, (X,), 2, "MultivariateNormal",
          {"weights": C, "loc": ANY, "sigma": A, "corr": A}, bounded=False, terms=_scipy_mvn),
+    _row("aligned_vei", aligned_vei, (SOLID,), 2, "AlignedNormal",
+         {"weights": C, "loc": C, "shape": C, "volume": C}, axes={"shape": None},
+         terms=_scipy_mvn),
+    _row("ellipsoid_vev", ellipsoid_vev, (X,), 2, "EllipsoidalNormal", ELLIPSOID_PLAN,
+         axes={"shape": None}, terms=_scipy_mvn),
+    _row("ellipsoid_eve_flat", ellipsoid_eve_flat, (SOLID,), 2, "EllipsoidalNormal",
+         ELLIPSOID_PLAN, axes={"volume": None, "orientation": None}, proper=False, bounded=None,
+         terms=_scipy_mvn),
     _row("product_diagonal", product_diagonal, (X,), 2, "Normal", NIG_PLAN, terms=_scipy_product),
     _row("product_column_plate", product_column_plate, (X,), 2, "Normal",
          {"weights": C, "loc": C, "scale": C}, bounded=False, terms=_scipy_product),

@@ -18,6 +18,7 @@ ROOMS = (
     "arguments",
     "vector_mixture",
     "groups",
+    "ellipsoid",
     "parameters",
     "marginal",
     "observed",

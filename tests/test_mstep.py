@@ -72,7 +72,8 @@ STEPPED = [
     "normal_known_scales", "normal_shared_loc", "normal_hierarchical", "normal_ordered_loc",
     "normal_softmax_weights", "normal_scaled_rows", "normal_extra_terms", "mvn_niw",
     "mvn_independent_prior", "mvn_flat", "mvn_tied", "mvn_cholesky_of_covariance", "mvn_precision",
-    "mvn_lkj", "product_diagonal", "product_spherical",
+    "mvn_lkj", "aligned_vei", "ellipsoid_vev", "ellipsoid_eve_flat",
+    "product_diagonal", "product_spherical",
     "product_tied_diagonal", "product_flat", "poisson_gamma", "poisson_flat",
     "bernoulli_product", "exponential_gamma", "student_t", "regression", "two_named_normals",
     "explicit_nig_matrix", "explicit_mixed", "explicit_where", "explicit_groups",
@@ -181,6 +182,7 @@ def test_a_whole_step_never_lowers_the_log_joint(row):
 # ------------------------------------------------------------------------- against the general step
 
 AGREED = ["normal_flat", "normal_nig", "normal_shared_loc", "mvn_niw", "product_tied_diagonal",
+          "aligned_vei", "ellipsoid_eve_flat",
           "poisson_gamma", "bernoulli_product", "exponential_gamma"]  # fmt: skip
 
 

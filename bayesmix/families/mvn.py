@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from bayesmix.ellipsoid import EllipsoidalNormal
 from bayesmix.families import Leaves, family, linear, taken
 
 
-@family(dist.MultivariateNormal)
+@family(dist.MultivariateNormal, EllipsoidalNormal)
 class MultivariateNormal:
     name = "MultivariateNormal"
     location_scale = True

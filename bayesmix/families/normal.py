@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from bayesmix.ellipsoid import AlignedNormal
 from bayesmix.families import Leaves, family, flat, linear
 
 
-@family(dist.Normal)
+@family(dist.Normal, AlignedNormal)
 @dataclass(frozen=True)
 class Normal:
     """With ``isotropic``, every column of a cluster has the same scale."""

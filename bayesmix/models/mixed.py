@@ -15,7 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from bayesmix.models.categories import categories_prior
-from bayesmix.models.continuous import FORMS
+from bayesmix.models.forms import FORMS
 from bayesmix.models.inputs import cluster_count, one_of
 
 CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights

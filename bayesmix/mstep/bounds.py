@@ -13,6 +13,7 @@ SPREADS = {
     "covariance_matrix": "covariance",
     "scale_tril": "covariance",
     "precision_matrix": "precision",
+    "volume": "volume",
 }
 VANISHING = {
     ("identity", "InverseGamma"),
@@ -57,7 +58,8 @@ def _sentence(mixture: Mixture, site: Site) -> str:
     if what == "scale":
         remedy = f"{site.name} ~ LogNormal(...), or a variance ~ InverseGamma(...)"
         return _collapse(site, reason, "a cluster on a single value", remedy)
-    remedy = "a covariance ~ InverseWishart(...)"
+    gentle = f"{site.name} ~ InverseGamma(...)"
+    remedy = gentle if what == "volume" else "a covariance ~ InverseWishart(...)"
     return _collapse(site, reason, "a cluster on a line or a single point", remedy)
 
 

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 PROB = 0.95
 ENGINES = {"em": "EM", "nuts": "NUTS", "laplace": "Laplace", "bootstrap": "bootstrap"}
 GRID_DRAWS = 200  # posterior draws evaluated on a grid
-GAUSSIAN = ("Normal", "MultivariateNormal", "StudentT", "MultivariateStudentT")
+GAUSSIAN = (
+    "Normal",
+    "MultivariateNormal",
+    "AlignedNormal",
+    "EllipsoidalNormal",
+    "StudentT",
+    "MultivariateStudentT",
+)
 
 
 @dataclass(frozen=True)
