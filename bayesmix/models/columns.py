@@ -24,8 +24,8 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
-from bayesmix.models.continuous import REACH
 from bayesmix.models.inputs import by_column, cluster_count, rows
+from bayesmix.models.moments import REACH
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 HARMONICS = 3  # waves per turn that say where angles are few
