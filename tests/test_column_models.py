@@ -210,9 +210,7 @@ def test_a_model_is_what_its_page_says(name, wide):
     for _ in range(2):
         params = params_of(name, x, rng)
         theirs = scipy_joint(name, x, params)
-        # JAX's betaln, and so NumPyro's negative binomial, is right to 1e-6 a value.
-        slack = 1e-6 * x.size if name == "negative_binomial" else 1e-10 * abs(theirs)
-        assert abs(joint(name, x, params) - theirs) < slack
+        assert abs(joint(name, x, params) - theirs) < 1e-10 * abs(theirs)
 
 
 @pytest.mark.usefixtures("x64")
