@@ -25,7 +25,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesmix.models.inputs import by_column, cluster_count, rows
-from bayesmix.models.moments import REACH
+from bayesmix.models.moments import REACH, share, variance
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 HARMONICS = 3  # waves per turn that say where angles are few
@@ -181,7 +181,7 @@ def _dirichlet(K: int) -> Program:
         if x.ndim != 2 or x.shape[1] < 2:
             raise ValueError(f"x must have shape (N, C) with 2 shares or more, got {x.shape}")
         m = x.mean(0)
-        spread = jnp.var(x, axis=0, ddof=1).sum() / (m * (1 - m)).sum()
+        spread = variance(x).sum() / (m * (1 - m)).sum()
         part = float(K) ** (-2 / (x.shape[1] - 1))
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
         with numpyro.plate("cluster", K):
@@ -221,14 +221,9 @@ def _program(name: str, K: int) -> Program:
 # ------------------------------------------------------------------------------------- the priors
 
 
-def share(x: jax.Array, K: int) -> float:
-    """K^(-2/D): the factor on squared spreads that gives each cluster 1/K of the data's volume."""
-    return float(K) ** (-2.0 / (x.shape[1] if x.ndim == 2 else 1))
-
-
 def _log_location(x: jax.Array, K: int) -> dist.Distribution:
     y = jnp.log(x)
-    return dist.LogNormal(y.mean(0), REACH * jnp.std(y, 0, ddof=1))
+    return dist.LogNormal(y.mean(0), REACH * jnp.sqrt(variance(y)))
 
 
 def _narrowness(spread: Callable[[jax.Array], jax.Array]) -> Prior:
@@ -237,12 +232,12 @@ def _narrowness(spread: Callable[[jax.Array], jax.Array]) -> Prior:
 
 
 def _log_variance(x: jax.Array) -> jax.Array:
-    return jnp.var(jnp.log(x), axis=0, ddof=1)
+    return variance(jnp.log(x))
 
 
 def _part_of_binary_variance(x: jax.Array) -> jax.Array:
     mean = x.mean(0)
-    return jnp.var(x, axis=0, ddof=1) / (mean * (1 - mean))
+    return variance(x) / (mean * (1 - mean))
 
 
 def _circular_variance(x: jax.Array) -> jax.Array:
@@ -279,9 +274,7 @@ def _success(x: jax.Array, K: int) -> dist.Distribution:
 FORMS = {
     "log_normal": Form(
         {
-            "loc": lambda x, K: dist.Normal(
-                jnp.log(x).mean(0), REACH * jnp.std(jnp.log(x), 0, ddof=1)
-            ),
+            "loc": lambda x, K: dist.Normal(jnp.log(x).mean(0), REACH * jnp.sqrt(_log_variance(x))),
             "var": lambda x, K: dist.InverseGamma(1.5, share(x, K) * _log_variance(x) / 2),
         },
         lambda loc, var: dist.LogNormal(loc, jnp.sqrt(var)),
