@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MEMORY = 12
+MEMORY = 30
 LONGEST = 50.0
 
 

@@ -4,6 +4,7 @@ Runs from several starts become an atlas of modes, of which the best regular one
 is maximised is the density over the constrained sites, without a Jacobian.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 
 from bayesmix.arguments import seed_of
 from bayesmix.blocks import Blocks
-from bayesmix.density import data_of, density_of, has_family, log_density
+from bayesmix.checkpoint import Checkpoint, File
+from bayesmix.climb import Climber
+from bayesmix.density import Data, columns_of, data_of, density_of, has_family, log_density
 from bayesmix.engine import (
     CONVERGED,
     DEGENERATE,
@@ -30,7 +33,8 @@ from bayesmix.modes import atlas
 from bayesmix.mstep import plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
-from bayesmix.search import Climber, Found, search
+from bayesmix.saved import digest, outline
+from bayesmix.search import Found, search
 
 SENTENCES = {
     CONVERGED: "converged: what remains to be gained is estimated to be below {tol:.1g} nats",
@@ -65,6 +69,11 @@ class EM:
     dtype : "float64", or "float32": then the data and the scores of the rows are float32, half the
         memory; params, sums over chunks and M-step stay float64. Components without a sweep of
         their own are computed in float32 throughout.
+    bins : search on so many cells of univariate continuous data, each with its exact mean and
+        weight, in place of a sample of the rows; the modes found are carried on with every row, so
+        that no result is approximate. Worth it where a sample misses small clusters.
+    checkpoint : a file that keeps the search as it goes. The same call goes on where a run was
+        killed, was interrupted or found the disk full, and ends at the same modes.
     progress_bar : show the starts as they finish.
     """
 
@@ -74,11 +83,15 @@ class EM:
     tol: float = 1e-9
     accelerate: bool = True
     dtype: str = "float64"
+    bins: int | None = None
+    checkpoint: str | os.PathLike[str] | None = None
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("restarts", "max_steps"):
+        for name in ("restarts", "max_steps", "bins"):
             value = getattr(self, name)
+            if name == "bins" and value is None:
+                continue
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive whole number, not {value!r}")
         if not self.tol > 0:
@@ -108,12 +121,37 @@ class EM:
             raise ValueError("give init_params or init_resp, not both")
         with jax.enable_x64(self.dtype == "float64" or has_family(mixture)):
             _check_size(mixture)
+            _check_bins(mixture, self.bins)
             engine = Engine(density_of(mixture), plan_for(mixture))
             data = data_of(mixture, self.dtype)
-            climber = Climber(engine, mixture, data, self.tol, self.max_steps, self.accelerate)
+            saved = self._saved(engine, mixture, data, key, (init_params, init_resp))
+            climber = Climber(
+                engine, mixture, data, self.tol, self.max_steps, self.accelerate, saved
+            )
             found = self._found(climber, seed, init_params, init_resp)
+            if not found.interrupted:
+                saved.close()
         given = init_params is not None or init_resp is not None
         return self._result(mixture, found, given, seed, began)
+
+    def _saved(
+        self, engine: Engine, mixture: Mixture, data: Data, key: Any, start: Any
+    ) -> Checkpoint:
+        """Where the search is kept, labelled with all that decides how it goes."""
+        if self.checkpoint is None:
+            return Checkpoint()
+        arrays = [a for a in mixture.arguments.arrays if isinstance(a, np.ndarray)]
+        centre = engine.density.centre(data)
+        log_joint = engine.e_step(centre, data)[0]
+        label = {
+            "program": outline(mixture),
+            "data": digest(*arrays),
+            "numbers in the program or captured data": f"{float(log_joint):.9g}",
+            "key": str(seed_of(key).entropy),
+            "start": digest(*jax.tree.leaves(start)),
+        }
+        names = ("restarts", "max_steps", "tol", "accelerate", "dtype", "bins")
+        return File(self.checkpoint, label | {name: str(getattr(self, name)) for name in names})
 
     def _found(
         self,
@@ -129,7 +167,8 @@ class EM:
         elif init_resp is not None:
             run = climber.climb(climber.begin(_checked_resp(climber.mixture, init_resp)))
         else:
-            return search(climber, self.restarts, np.random.default_rng(seed), self._progress)
+            rng = np.random.default_rng(seed)
+            return search(climber, self.restarts, rng, self._progress, self.bins)
         return Found([run], run.stop == INTERRUPTED)
 
     def _progress(self, items: Any, unit: str) -> Any:
@@ -184,6 +223,7 @@ class EM:
                 "tol": self.tol,
                 "accelerate": self.accelerate,
                 "dtype": self.dtype,
+                "bins": self.bins,
             },
         )
 
@@ -205,6 +245,24 @@ def _check_size(mixture: Mixture) -> None:
         raise ValueError(
             f"site {mixture.name!r} has {mixture.N} rows for {mixture.K} clusters: with the flat "
             f"prior on {improper[0]!r} there must be at least one row per cluster"
+        )
+
+
+def _check_bins(mixture: Mixture, bins: int | None) -> None:
+    """Refuse bins for data that have no cells: several columns, counts, blocks."""
+    if bins is None:
+        return
+    family, found = density_of(mixture).family, None
+    if isinstance(mixture.value, Blocks):
+        found = "data given as Blocks"
+    elif family is None or family.location_scale is not True:
+        found = f"{mixture.family} components"
+    elif (columns := columns_of(mixture)[0].shape[1]) != 1:
+        found = f"{columns} columns"
+    if found:
+        raise ValueError(
+            f"site {mixture.name!r} has {found}: bins is for one column of continuous values, "
+            "leave it out"
         )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bayesmix.accelerate import MEMORY, Pair, direction, remaining
+from bayesmix.accelerate import Pair, direction, remaining
 from bayesmix.coordinates import constrain, free, free_size, from_free, to_free
 from bayesmix.density import Data, Density
 from bayesmix.effort import cells_of, compiled
@@ -220,19 +220,19 @@ def probe(engine: Engine, z: np.ndarray, inverse: Any, data: Data) -> Probe:
 
 
 def hasten(
-    engine: Engine, state: EMState, data: Data, tol: float, until: int
+    engine: Engine, state: EMState, data: Data, tol: float, until: int, pairs: deque[Pair]
 ) -> tuple[EMState, list[float]]:
     """Quasi-Newton moves from ``state`` until a stop or until ``until`` steps were taken.
 
-    Returns the state and the log joint after each pass. Where unconstrained coordinates end (a
-    weight of 0), the state comes back as it was, for plain steps to go on. An interrupt is a stop.
+    ``pairs`` is what is known of the curvature, and is added to. Returns the state and the log
+    joint after each pass. Where unconstrained coordinates end (a weight of 0), the state comes back
+    as it was, for plain steps to go on. An interrupt is a stop.
     """
     z = np.asarray(to_free(engine.density, engine.params(state.point), data))
     here = probe(engine, z, state.inverse, data)
     if not here.finite:
         return state, []
     noise = ROUNDING * engine.density.rounding(data) * (1 + abs(float(here.log_joint)))
-    pairs: deque[Pair] = deque(maxlen=MEMORY)
     history, left = [float(here.log_joint)], np.inf
     calm, stop = 0, RUNNING
     try:

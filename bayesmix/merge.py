@@ -42,6 +42,22 @@ def merge(x: np.ndarray, weights: np.ndarray | None) -> Merged | None:
     return Merged(np.asarray(x[first], np.float64), total, place, counts)
 
 
+def binned(x: np.ndarray, weights: np.ndarray | None, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values x (N,) in cells of equal weight: the exact mean and the weight of each, (cells,).
+
+    Cells are narrow where values are dense, as narrow clusters are; weight 0 does not count.
+    """
+    counts = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(x, kind="stable")
+    order = order[counts[order] > 0]
+    x, counts = np.asarray(x[order], np.float64), counts[order]
+    reached = np.cumsum(counts) - counts
+    first = np.unique(np.searchsorted(reached, reached[-1] * np.arange(cells) / cells))
+    weight = np.add.reduceat(counts, first)
+    middle = x[len(x) // 2]  # sums of deviations keep their digits
+    return middle + np.add.reduceat(counts * (x - middle), first) / weight, weight
+
+
 def _repeats(x: np.ndarray) -> bool:
     """Whether a sample has as many repeats as rows drawn from N / ``WORTH`` values would.
 

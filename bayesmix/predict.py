@@ -4,6 +4,7 @@ New data enter as the program's own arguments: the program is read again with th
 mixture site is evaluated, never its priors.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -75,7 +76,7 @@ def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> Simulated:
 
 
 def simulate_posterior(
-    key: Any, mixture: Mixture, draws: dict[str, np.ndarray], n: int
+    key: Any, mixture: Mixture, draws: Mapping[str, np.ndarray], n: int
 ) -> Simulated:
     """``n`` new observations, (n, *event), each at its own posterior draw taken at random."""
     if not isinstance(n, int | np.integer) or n < 1:

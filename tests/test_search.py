@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import bayesmix as bm
-from bayesmix import search
+from bayesmix import climb, search
 from bayesmix.accelerate import MEMORY, Pair, direction, remaining
 from bayesmix.density import data_of, density_of, log_joint, sample_of
 from bayesmix.engine import RUNNING, Engine, advance, from_params
+from bayesmix.merge import binned
 from bayesmix.mstep import plan_for
 
 # ------------------------------------------------------------------------- the quasi-Newton moves
@@ -140,6 +141,43 @@ def test_large_data_are_searched_on_a_sample_and_finished_on_all_rows():
         assert float(log_joint(em.mixture, em.params)) == pytest.approx(em.log_joint, rel=1e-12)
 
 
+def test_cells_keep_mean_and_weight():
+    rng = np.random.default_rng(8)
+    x, w = np.round(rng.normal(1e6, 1, 999), 2), rng.integers(0, 4, 999).astype(float)
+    means, weights = binned(x, w, 64)
+    assert len(means) == len(weights) <= 64
+    assert weights.sum() == w.sum()
+    assert weights @ (means - 1e6) == pytest.approx(w @ (x - 1e6), abs=1e-9 * w.sum())
+    assert (np.diff(means) >= 0).all()
+    # Cells of equal weight: none is heavier than its share and the value that fills it.
+    assert weights.max() <= w.sum() / 64 + 2 * w.max()
+
+
+def test_a_search_on_cells_ends_on_all_rows():
+    rng = np.random.default_rng(9)
+    x = np.concatenate([rng.normal(0, 1, 5000), rng.normal(3, 0.5, 3000), rng.normal(9, 0.2, 40)])
+    program = bm.models.gaussian(3)
+    plain = bm.EM(program, restarts=4, progress_bar=False).run(jax.random.key(0), x)
+    cells = bm.EM(program, restarts=4, bins=256, progress_bar=False).run(jax.random.key(0), x)
+    assert cells.log_joint == pytest.approx(plain.log_joint, abs=1e-8)
+    assert cells.responsibilities.shape == (len(x), 3)
+    with jax.enable_x64(True):
+        exact = bm.log_joint(cells.mixture, {n: jnp.asarray(v) for n, v in cells.params.items()})
+    assert float(exact) == pytest.approx(cells.log_joint, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("program", "x", "found"),
+    [
+        (bm.models.gaussian(2), np.zeros((9, 2)), "2 columns"),
+        (bm.models.poisson(2), np.arange(9), "Poisson components"),
+    ],
+)
+def test_data_without_cells_are_refused(program, x, found):
+    with pytest.raises(ValueError, match=f"has {found}: bins is for one column"):
+        bm.EM(program, bins=4, progress_bar=False).run(jax.random.key(0), x)
+
+
 def test_a_sample_weighs_as_much_as_all_rows():
     x = np.random.default_rng(4).standard_normal((9000, 2))
     mixture = bm.trace(bm.models.gaussian(2), x)
@@ -173,7 +211,7 @@ def _interrupted_at(monkeypatch, number):
             raise KeyboardInterrupt
         return advance(*args)
 
-    monkeypatch.setattr(search, "advance", interrupted)
+    monkeypatch.setattr(climb, "advance", interrupted)
     em = bm.EM(bm.models.gaussian(2), progress_bar=False)
     return em.run(jax.random.key(0), bm.datasets.load_faithful())
 
@@ -200,10 +238,10 @@ def test_an_interrupt_of_a_single_run_says_so(monkeypatch):
     params = start.run(jax.random.key(0), x).params
 
     def interrupted(*args):
-        monkeypatch.setattr(search, "advance", advance)
+        monkeypatch.setattr(climb, "advance", advance)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search, "advance", interrupted)
+    monkeypatch.setattr(climb, "advance", interrupted)
     em = bm.EM(bm.models.gaussian(2), progress_bar=False)
     em = em.run(jax.random.key(0), x, init_params=params)
     assert em.stop.startswith("interrupted")

@@ -9,7 +9,14 @@ from bayesmix.density.arithmetic import Data, Density
 from bayesmix.density.byrow import by_row, row_piece
 from bayesmix.density.layout import columns_of, has_family, merged_of, spread_out
 from bayesmix.density.piece import Piece
-from bayesmix.density.prepared import cached, data_of, density_of, row_weights, sample_of
+from bayesmix.density.prepared import (
+    binned_of,
+    cached,
+    data_of,
+    density_of,
+    row_weights,
+    sample_of,
+)
 from bayesmix.density.values import (
     expected_log_joint,
     log_density,
@@ -22,6 +29,7 @@ __all__ = [
     "Data",
     "Density",
     "Piece",
+    "binned_of",
     "by_row",
     "cached",
     "columns_of",

@@ -16,6 +16,7 @@ from bayesmix.density.arithmetic import Data, Density
 from bayesmix.density.layout import columns_of, merged_of, spread_out
 from bayesmix.effort import cells_of, compiled
 from bayesmix.graph import evaluate
+from bayesmix.merge import binned
 from bayesmix.program import Mixture
 from bayesmix.reader import x64
 from bayesmix.rowwise import summarise
@@ -122,6 +123,20 @@ def sample_of(
     raised = raised * (total / raised.sum())
     rows = rows_of(some, raised, density.family, mixture.K, data.rows.z.dtype.name)
     return some, on_rows(density, data.known, rows), False
+
+
+def binned_of(mixture: Mixture, data: Data, bins: int) -> tuple[np.ndarray, Data]:
+    """Univariate rows in ``bins`` cells: the cells' means (bins, 1), and the data of these alone.
+
+    Priors stay as the whole data made them. What a cell hides is the spread of the rows within it.
+    """
+    density = density_of(mixture)
+    assert density.family is not None
+    x, weights = columns_of(mixture)
+    means, weight = binned(x[:, 0], weights, bins)
+    cells = means[:, None]
+    rows = rows_of(cells, weight, density.family, mixture.K, data.rows.z.dtype.name)
+    return cells, on_rows(density, data.known, rows)
 
 
 def row_weights(mixture: Mixture) -> np.ndarray:

@@ -9,7 +9,6 @@ memory: sites are read when they are asked for.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import is_zipfile
@@ -17,6 +16,8 @@ from zipfile import is_zipfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from bayesmix.saved import another_run, write_whole
 
 PHASES = ("warmup", "draws")
 
@@ -101,7 +102,7 @@ class Folder:
             found = json.loads(label.read_text(encoding="utf-8"))
             other = [what for what in run if found.get(what) != run[what]]
             if other:
-                raise another_run(self.path, other)
+                raise another_run("path", self.path, other)
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -159,18 +160,10 @@ class Folder:
         self._commit(name, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
     def _commit(self, name: str, write: Callable[[Any], Any]) -> None:
-        """Write a file whole or not at all."""
-        part = self.path / f"{name}.part"
         try:
-            with open(part, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path / name)
+            write_whole(self.path / name, write)
         except OSError as error:
             raise self._unwritable(error) from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError) -> OSError:
         kept = getattr(self, "done", {}).get("draws", 0)
@@ -204,23 +197,6 @@ class Stored(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def another_run(path: str | os.PathLike[str], other: list[str]) -> ValueError:
-    """The refusal of a folder that holds a run of something else."""
-    return ValueError(
-        f"path {str(path)!r} holds another run ({', '.join(other)} differ): choose a new folder, "
-        "or delete this one"
-    )
-
-
-def digest(*arrays: Any) -> str:
-    """A short text that two equal sequences of arrays share."""
-    found = sha256()
-    for array in map(np.ascontiguousarray, arrays):
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
 
 
 def _count(block: Block) -> int:

@@ -17,11 +17,12 @@ from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
 from bayesmix.nuts.kernel import constrainer, machine
-from bayesmix.nuts.record import Block, Folder, Memory, Record, another_run, digest
+from bayesmix.nuts.record import Block, Folder, Memory, Record
 from bayesmix.nuts.result import NUTSResult
 from bayesmix.nuts.schedule import schedule
 from bayesmix.nuts.starts import Starts, starts_of
-from bayesmix.program import Mixture, Site, trace
+from bayesmix.program import Mixture, trace
+from bayesmix.saved import another_run, digest, outline
 
 ADAPTED_WARMUP = 300
 PLAIN_WARMUP = 1000
@@ -119,7 +120,7 @@ class NUTS:
         em = start if isinstance(start, EMResult) else None
         known = np.asarray(jax.random.key_data(key))
         run = {
-            "program": repr([mixture.K, mixture.family, *map(_outline, mixture.sites.values())]),
+            "program": outline(mixture),
             "data": digest(*(a for a in mixture.arguments.arrays if isinstance(a, np.ndarray))),
             "key": str(known.tolist()),
             "start": digest(*em.params.values()) if em else str(start),
@@ -163,12 +164,8 @@ class NUTS:
         theirs = record.once("density", lambda: {"potential": ours})["potential"]
         if not np.allclose(ours, theirs, rtol=SAME[self.dtype], atol=0, equal_nan=True):
             raise another_run(
-                self.path or "", ["numbers in the program, or data that it captures,"]
+                "path", self.path or "", ["numbers in the program, or data that it captures,"]
             )
-
-
-def _outline(site: Site) -> tuple[Any, ...]:
-    return site.name, site.shape, site.prior
 
 
 def _block(sites: dict[str, Any], stats: dict[str, Any], count: int) -> Block:

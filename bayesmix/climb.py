@@ -1,0 +1,236 @@
+"""One run of EM: from a state to its stop, and the verdict on the mode where it ended."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayesmix.accelerate import MEMORY, Pair
+from bayesmix.checkpoint import Checkpoint, Record
+from bayesmix.density import Data
+from bayesmix.engine import (
+    BLOCK,
+    DEGENERATE,
+    INTERRUPTED,
+    MAX_STEPS,
+    RUNNING,
+    EMState,
+    Engine,
+    advance,
+    from_params,
+    from_resp,
+    hasten,
+    resp_at,
+)
+from bayesmix.modes import Mode, judge
+from bayesmix.program import Mixture, Params
+
+SHORT = 8  # EM steps after which it shows whether a start leads anywhere
+COMPILING = 3_000_000  # work of the plain steps that cost as much as compiling other moves
+PATIENCE = (30, 300)  # plain steps before quasi-Newton moves take over: bounds
+NOWHERE = Checkpoint()
+NOTED = 16  # quasi-Newton moves between two notes in a checkpoint; each break costs a pass
+
+
+class Run(NamedTuple):
+    """Where one run ended: its mode, the flat params, why, the log joint after each E-step.
+
+    ``accelerated`` is how many of the E-steps belong to quasi-Newton moves, ``pairs`` what these
+    learnt of the curvature.
+    """
+
+    mode: Mode
+    point: np.ndarray
+    stop: int
+    history: np.ndarray
+    accelerated: int
+    pairs: tuple[Pair, ...] = ()
+
+    def record(self) -> Record:
+        """The run as arrays, without its pairs."""
+        mode = {name: np.asarray(getattr(self.mode, name)) for name in JUDGED}
+        own = (self.point, self.stop, self.history, self.accelerated)
+        names = ("point", "stop", "history", "accelerated")
+        return mode | {name: np.asarray(value) for name, value in zip(names, own, strict=True)}
+
+
+JUDGED = (
+    "log_joint",
+    "log_likelihood",
+    "starts",
+    "moves",
+    "smallest",
+    "regular",
+    "reason",
+    "counts",
+)
+
+
+class Way:
+    """A run under way: its state, the log joint after each E-step, how many were accelerated."""
+
+    def __init__(self, state: EMState, history: Sequence[float], accelerated: int = 0) -> None:
+        self.state, self.history, self.accelerated = state, list(history), accelerated
+
+    @property
+    def steps(self) -> int:
+        """E-steps so far."""
+        return int(self.state.steps)
+
+    @property
+    def running(self) -> bool:
+        """Whether no reason to stop was met."""
+        return self.stop == RUNNING
+
+    @property
+    def stop(self) -> int:
+        """Why it stopped, or RUNNING."""
+        return int(self.state.stop)
+
+    def record(self) -> Record:
+        """The way so far as arrays."""
+        return {
+            "point": np.asarray(self.state.point),
+            "history": np.asarray(self.history),
+            "accelerated": np.asarray(self.accelerated),
+        }
+
+
+@dataclass(frozen=True)
+class Climber:
+    """EM on given data, from a state to its stop; ``saved`` is told of it."""
+
+    engine: Engine
+    mixture: Mixture
+    data: Data
+    tol: float
+    max_steps: int
+    accelerate: bool
+    saved: Checkpoint = NOWHERE
+
+    @property
+    def work(self) -> int:
+        """A measure of the cost of one pass over the data."""
+        return self.mixture.N * self.mixture.K * max(1, int(np.prod(self.mixture.event_shape)))
+
+    @property
+    def patience(self) -> int:
+        """Plain steps before acceleration.
+
+        Of cheap ones there may be many, since a first quasi-Newton move has to be compiled.
+        """
+        if not self.accelerate:
+            return self.max_steps
+        return min(self.max_steps, int(np.clip(COMPILING / self.work, *PATIENCE)))
+
+    def begin(self, resp: np.ndarray) -> EMState:
+        """The state before the first M-step, from responsibilities (n, K)."""
+        if self.engine.density.family is None:
+            shaped = resp.reshape(*self.mixture.rows, self.mixture.K)
+            weights = self.mixture.weights
+            resp = shaped if weights is None else shaped * weights[..., None]
+        return from_resp(self.engine, resp, self.data)
+
+    def resume(self, params: Params) -> tuple[EMState, list[float]]:
+        """The state after an E-step at ``params``, and its log joint."""
+        state = from_params(self.engine, params, self.data)
+        return state, [float(state.log_joint)]
+
+    def resp(self, run: Run, n: int) -> np.ndarray:
+        """Responsibilities (n, K) where a run ended."""
+        return np.asarray(resp_at(self.engine, run.point, self.data))[:n]
+
+    def climb(
+        self, state: EMState, history: Sequence[float] = (), pairs: Iterable[Pair] = ()
+    ) -> Run:
+        """EM to convergence: plain steps, quasi-Newton moves where those are slow.
+
+        history : the log joint after each step that led to ``state``. pairs : what is known of the
+        curvature already, from a sample of the rows; quasi-Newton moves then begin at once.
+        """
+        made = self.saved.finished()
+        if made is not None:
+            return self._made(made)
+        known = deque(pairs, maxlen=MEMORY)
+        way = self._resumed() or Way(state, history)
+        self._plain(way, 0 if known else self.patience)
+        self._fast(way, known)
+        self._plain(way, self.max_steps)
+        run = self._run(way, known)
+        if run.stop == INTERRUPTED:
+            self.saved.close(way.record)
+        else:
+            self.saved.add(run.record)
+        return run
+
+    def glance(self, state: EMState) -> tuple[EMState, list[float]]:
+        """A few plain steps, enough to tell whether a start leads anywhere; their log joints."""
+        way = Way(state, ())
+        replace(self, saved=NOWHERE)._plain(way, min(way.steps + SHORT, self.max_steps))
+        return way.state, way.history
+
+    def _resumed(self) -> Way | None:
+        """The run that an earlier process was in."""
+        found = self.saved.unfinished()
+        if found is None:
+            return None
+        state, _ = self.resume(self.engine.unflatten(found["point"]))
+        steps = np.int32(len(found["history"]))
+        return Way(
+            state._replace(steps=steps), found["history"].tolist(), int(found["accelerated"])
+        )
+
+    def _plain(self, way: Way, until: int) -> None:
+        """Plain steps in pieces, so that an interrupt is heard."""
+        stride = int(np.clip(10 * COMPILING / self.work, 1, BLOCK))
+        try:
+            while way.running and way.steps < until:
+                before, end = way.steps, min(until, way.steps + stride)
+                way.state, piece, _ = advance(self.engine, way.state, self.data, self.tol, end)
+                way.history += np.asarray(piece)[: way.steps - before].tolist()
+                self.saved.note(way.record)
+        except KeyboardInterrupt:
+            way.state = way.state._replace(stop=np.int32(INTERRUPTED))
+
+    def _fast(self, way: Way, pairs: deque[Pair]) -> None:
+        """Quasi-Newton moves for as long as they lead on; in pieces where these are kept."""
+        stride = NOTED if self.saved.kept else self.max_steps
+        while way.running and way.steps < self.max_steps:
+            until = min(self.max_steps, way.steps + stride)
+            way.state, passes = hasten(self.engine, way.state, self.data, self.tol, until, pairs)
+            way.history += passes
+            way.accelerated += len(passes)
+            self.saved.note(way.record)
+            if way.steps < until:
+                break
+
+    def _run(self, way: Way, pairs: Iterable[Pair]) -> Run:
+        # No further step: this asks for the components at the state.
+        state, _, leaves = advance(self.engine, way.state, self.data, self.tol, 0)
+        stop = MAX_STEPS if way.running else way.stop
+        point = np.asarray(state.point, np.float64)
+        mode = judge(
+            self.mixture,
+            self.engine.unflatten(point),
+            log_joint=float(state.log_joint),
+            log_likelihood=float(state.log_likelihood),
+            counts=self.engine.counts(state),
+            leaves={name: np.asarray(value, np.float64) for name, value in leaves.items()},
+            degenerate=stop == DEGENERATE,
+        )
+        return Run(mode, point, stop, np.array(way.history), way.accelerated, tuple(pairs))
+
+    def _made(self, record: Record) -> Run:
+        """A run that an earlier process came to the end of."""
+        facts: dict[str, Any] = {name: record[name].tolist() for name in JUDGED}
+        facts["counts"] = record["counts"]
+        mode = Mode(params=self.engine.unflatten(record["point"]), **facts)
+        return Run(
+            mode,
+            record["point"],
+            int(record["stop"]),
+            record["history"],
+            int(record["accelerated"]),
+        )
