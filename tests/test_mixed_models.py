@@ -174,6 +174,48 @@ def test_every_kind_has_its_closed_form(people):
     assert max((labels == _g).mean(), (labels != _g).mean()) > 0.95
 
 
+SKEWED = pd.DataFrame(
+    {
+        "dose": _rng.gamma(5.0, 0.5 + _g),
+        "income": _rng.lognormal(1.0 + _g, 0.4),
+        "life": _rng.weibull(2.0, 80) * (1 + 2 * _g),
+        "lag": 1 / _rng.gamma(4.0, 1.0 + _g),
+        "share": _rng.beta(2 + 6 * _g, 6.0),
+        "bearing": _rng.vonmises(2.0 - 3.0 * _g, 4.0),
+        "tries": _rng.geometric(0.5 - 0.35 * _g) - 1,
+        "bites": _rng.negative_binomial(4, 0.6 - 0.3 * _g),
+    }
+)
+SKEWED_KINDS = {
+    "dose": "gamma", "income": "log_normal", "life": "weibull", "lag": "inverse_gamma",
+    "share": "beta", "bearing": "von_mises", "tries": "geometric", "bites": "negative_binomial",
+}  # fmt: skip
+
+
+def test_columns_of_every_family_side_by_side():
+    """Each column's sites have the priors of the model for it alone; the log joint is their sum."""
+    program = bm.models.mixed(SKEWED_KINDS, 1)
+    with x64():
+        mixture = bm.trace(program, SKEWED)
+        rng, params, alone = np.random.default_rng(0), {"weights": np.ones(1)}, 0.0
+        for name, kind in SKEWED_KINDS.items():
+            own = bm.trace(getattr(bm.models, kind)(1), SKEWED[name].to_numpy())
+            values = {s: rng.beta(3, 3, 1) for s in own.sites if s != "weights"}
+            if kind == "von_mises":
+                values["loc"] = np.array([2.0])
+            params |= {f"{name}_{site}": value for site, value in values.items()}
+            alone += float(bm.log_joint(own, {"weights": np.ones(1), **values}))
+        assert float(bm.log_joint(mixture, params)) == pytest.approx(alone, rel=1e-10)
+
+
+def test_skewed_columns_tell_clusters_apart():
+    kinds = {name: SKEWED_KINDS[name] for name in ("dose", "share", "bearing", "tries")}
+    em = fit(bm.models.mixed(kinds, K=2), SKEWED, restarts=4)
+    labels = em.responsibilities.argmax(1)
+    assert max((labels == _g).mean(), (labels != _g).mean()) > 0.95
+    assert {"dose_mean", "share_concentration", "bearing_loc", "tries_probs"} <= set(em.params)
+
+
 def test_new_tables_are_numbered_as_the_fit_was(people):
     """Rows without the first category, in another order of columns and rows."""
     rows = np.flatnonzero((TABLE["region"] != "north") & (TABLE["smoker"] == "yes"))[::-1][:5]
@@ -226,6 +268,9 @@ def test_refuses_a_category_that_the_fit_has_not_seen(people):
         (lambda: bm.models.mixed({}, 2), ["dict"]),
         (lambda: bm.models.mixed({"a": "gausian"}, 2), ["gausian", "'a'"]),
         (lambda: bm.models.mixed({("a", "b"): "poisson"}, 2), ["'a'", "gaussian"]),
+        (lambda: bm.models.mixed({"a": "gamma"}, 2, prior="flat"), ["'a'", "'gamma'", "default"]),
+        (lambda: bm.trace(bm.models.mixed({"bearing": "von_mises"}, 2), {"bearing": [0.1, 4.0]}),
+         ["'bearing'", "row 1 is 4", "wrap"]),
         (lambda: bm.models.categorical(2, levels=1), ["levels"]),
         (lambda: bm.trace(bm.models.categorical(2), np.array([0, 2, 3, 0])), ["no 1", "levels="]),
         (lambda: bm.trace(bm.models.categorical(2, levels=2), np.array([0, 1, 2])), ["row 2"]),

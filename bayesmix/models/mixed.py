@@ -15,6 +15,8 @@ import numpyro
 import numpyro.distributions as dist
 
 from bayesmix.models.categories import categories_prior
+from bayesmix.models.columns import FORMS as COLUMNS
+from bayesmix.models.columns import Form
 from bayesmix.models.forms import FORMS
 from bayesmix.models.inputs import cluster_count, one_of
 
@@ -37,10 +39,16 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
         "gaussian"     a block with a full covariance matrix; `height_weight_loc`, `..._cov`
         "poisson"      a count; `visits_rate` (K,)
         "exponential"  a waiting time; `wait_rate` (K,)
+        "log_normal", "gamma", "inverse_gamma", "weibull"   a positive number
+        "beta"         a share between 0 and 1
+        "von_mises"    an angle in radians, from -π to π
+        "geometric", "negative_binomial"   a count
+            with the sites of `bm.models.gamma` and so on: `dose_mean`, `dose_concentration` (K,)
         "bernoulli"    0 and 1, True and False, or text with two values; `smoker_probs` (K,)
         "categorical"  codes or text; `region_probs` (K, levels)
-    prior : "default" (those of `bm.models.gaussian`, `poisson`, `bernoulli` and `categorical`;
-        rate of a waiting time ~ Gamma(2, 2 x mean)) or "flat" (maximum likelihood).
+    prior : "default" (those of `bm.models.gaussian`, `poisson`, `gamma` and so on; rate of a waiting
+        time ~ Gamma(2, 2 x mean)) or "flat" (maximum likelihood; not for the kinds that have sites
+        of `bm.models.gamma` and so on).
 
     table : a DataFrame with these columns, or {name: values}; other columns are left alone. Text
     and categories are numbered in sorted order (a pandas Categorical keeps its own), and new data
@@ -65,6 +73,10 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
             raise ValueError(
                 f"columns {names} are one block, which must be 'gaussian', not {kind!r}: give each "
                 "column its own entry"
+            )
+        if kind in COLUMNS and prior == "flat":
+            raise ValueError(
+                f"column {names[0]!r} is {kind!r}, which has no flat prior: use prior='default'"
             )
     return _mixed(blocks, cluster_count(K), one_of("prior", prior, PRIORS))
 
@@ -151,6 +163,14 @@ def _category_sites(
     return (numpyro.sample(f"{name}_probs", categories_prior(x, levels, prior)),)
 
 
+def _column_sites(form: Form) -> Callable[..., tuple[jax.Array, ...]]:
+    def sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
+        own = form.sites.items()
+        return tuple(numpyro.sample(f"{name}_{site}", make(x, K)) for site, make in own)
+
+    return sites
+
+
 KINDS = {
     "normal": Kind(_gaussian_sites("univariate"), lambda loc, var: dist.Normal(loc, jnp.sqrt(var))),
     "gaussian": Kind(_gaussian_sites("full"), FORMS["full"].component),
@@ -158,6 +178,7 @@ KINDS = {
     "exponential": Kind(_time_sites, dist.Exponential),
     "bernoulli": Kind(_answer_sites, lambda probs: dist.Bernoulli(probs=probs)),
     "categorical": Kind(_category_sites, lambda probs: dist.Categorical(probs=probs)),
+    **{kind: Kind(_column_sites(form), form.component) for kind, form in COLUMNS.items()},
 }
 CHOICES = tuple(KINDS)
 
