@@ -56,6 +56,7 @@ FITTED = [
     "mvn_lkj", "product_spherical", "poisson_gamma", "bernoulli_product", "exponential_gamma",
     "student_t", "regression", "two_named_normals", "normal_and_cauchy",
     "explicit_normal", "explicit_mixed", "explicit_groups", "explicit_labelled",
+    "log_normal_product", "von_mises_product", "negative_binomial_logits", "vector_multinomial",
 ]  # fmt: skip
 
 

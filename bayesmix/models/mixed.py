@@ -46,9 +46,9 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
             with the sites of `bm.models.gamma` and so on: `dose_mean`, `dose_concentration` (K,)
         "bernoulli"    0 and 1, True and False, or text with two values; `smoker_probs` (K,)
         "categorical"  codes or text; `region_probs` (K, levels)
-    prior : "default" (those of `bm.models.gaussian`, `poisson`, `gamma` and so on; rate of a waiting
-        time ~ Gamma(2, 2 x mean)) or "flat" (maximum likelihood; not for the kinds that have sites
-        of `bm.models.gamma` and so on).
+    prior : "default" (those of `bm.models.gaussian`, `poisson`, `gamma` and so on; rate of a
+        waiting time ~ Gamma(2, 2 x mean)) or "flat" (maximum likelihood; not for the kinds that
+        have sites of `bm.models.gamma` and so on).
 
     table : a DataFrame with these columns, or {name: values}; other columns are left alone. Text
     and categories are numbered in sorted order (a pandas Categorical keeps its own), and new data
