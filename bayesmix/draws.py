@@ -19,6 +19,7 @@ from bayesmix.density import (
     density_of,
     row_piece,
 )
+from bayesmix.families import kernel
 from bayesmix.program import Mixture, Params
 
 RESPONSIBILITIES_LIMIT = 256e6
@@ -105,12 +106,12 @@ def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:
     if family is None:
         return by_components
     z = ((rows.x - data.rows.shift) / data.rows.scale).T
-    features = family.features(z)
     base = family.base(z) - jnp.log(data.rows.scale).sum()
 
     def by_sweep(params: Params) -> tuple[jax.Array, jax.Array]:
         eta, offset = density.natural(params, data)
-        score = (jnp.concatenate([offset[:, None], eta], axis=1) @ features).T
+        full = jnp.concatenate([offset[:, None], eta], axis=1)
+        score = kernel(family).scores(full, z)[0].T
         total = jax.nn.logsumexp(score, -1)
         value = base + total
         if rows.weights is not None:

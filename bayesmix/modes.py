@@ -170,7 +170,8 @@ def rows_needed(mixture: Mixture) -> int:
                 needed = max(needed, 2)
             if leaf in ("covariance_matrix", "scale_tril", "precision_matrix", "axes"):
                 fed = next(o for o in mixture.observed if o.name == part[:-1] or not part)
-                if issubclass(fed.components[0], dist.MultivariateNormal):
+                kind = (dist.MultivariateNormal, dist.MultivariateStudentT)
+                if issubclass(fed.components[0], kind):
                     needed = max(needed, 1 + fed.value.shape[-1])
     return needed
 
@@ -182,7 +183,9 @@ def _smallest_spread(mixture: Mixture, leaves: dict[str, Any]) -> np.ndarray | N
     if not family or not family.location_scale:
         return None
     D, scale = rows.z.shape[1], np.asarray(rows.scale)
-    upper = cached(mixture, "whitening", lambda: whitening(rows)) if _has_matrix(leaves) else None
+    upper = None
+    if _has_matrix(leaves) and not family.robust:
+        upper = cached(mixture, "whitening", lambda: whitening(rows))
     spreads = [
         _spread(own, None if upper is None else upper[:, slot.columns], scale[slot.columns])
         for slot, own in slots_of(family, leaves, D)
@@ -196,13 +199,18 @@ def _has_matrix(leaves: dict[str, Any]) -> bool:
 
 
 def _spread(leaves: dict[str, Any], upper: np.ndarray | None, scale: np.ndarray) -> np.ndarray:
-    """``_smallest_spread`` of one site: its columns of ``whitening``, in units of ``scale``."""
+    """``_smallest_spread`` of one site: its columns of ``whitening``, in units of ``scale``.
+
+    Without ``whitening`` in any direction: a robust family's rows may stretch it at will.
+    """
     K = len(leaves["loc"])
-    if "scale_tril" not in leaves or upper is None:
+    if "scale_tril" not in leaves:
         return ((leaves["scale"].reshape(K, -1) / scale) ** 2).min(1)
     scaled = leaves["scale_tril"] / scale[:, None]
     # A singular matrix has no Cholesky factor; its variance counts as 0.
     whole = np.isfinite(scaled).all((-2, -1), keepdims=True)
+    if upper is None:
+        return np.linalg.svd(np.where(whole, scaled, 0.0), compute_uv=False).min(-1) ** 2
     own = np.asarray(np.linalg.qr(upper, mode="r"))
     if np.linalg.matrix_rank(own) < own.shape[1]:
         return np.zeros(K)

@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bayesmix.arguments import on_host
 from bayesmix.blocks import Blocks
-from bayesmix.families import Family, linear
+from bayesmix.families import Family, Linear, kernel, linear
 from bayesmix.merge import Merged
 
 CACHED = 2**17  # bytes of scores and features of one chunk: what the second-level cache holds
@@ -160,16 +160,30 @@ def largest(z: Any) -> Any:
 
 def chunk_rows(family: Family, D: int, K: int, dtype: str) -> int:
     """Rows whose scores and features fill ``CACHED`` bytes, a power of 2 within limits."""
-    F = jax.eval_shape(family.features, jax.ShapeDtypeStruct((D, 1), np.float32)).shape[0]
+    F = count_statistics(family, D)
     fitting = CACHED // ((K + F) * np.dtype(dtype).itemsize)
     return int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
 
 
+def count_statistics(family: Family, D: int) -> int:
+    """Statistics of one cluster, its mass among them."""
+    resp, z = jax.ShapeDtypeStruct((1, 1), np.float32), jax.ShapeDtypeStruct((D, 1), np.float32)
+    return jax.eval_shape(kernel(family).complete, resp, z).shape[1]
+
+
 def _centre(x: np.ndarray, w: np.ndarray, family: Family) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation of each column; 0 and 1 without location."""
+    """Weighted mean and standard deviation of each column; 0 and 1 without location.
+
+    Medians for a robust family: with outliers the mean may be far from every cluster.
+    """
     D = x.shape[1]
     if not family.location_scale:
         return np.zeros(D), np.ones(D)
+    if family.robust and len(x):
+        centre = np.median(x, 0)
+        deviation = np.median(np.abs(x - centre), 0)
+        if (deviation > 0).all():
+            return centre, deviation
     total = w.sum()
     if total == 0:
         x, w, total = np.zeros((1, D)), np.ones(1), 1.0
@@ -219,28 +233,27 @@ def total_squares(family: Family, rows: Rows) -> jax.Array:
 def scan_rows(family: Family, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
     """Log likelihood (without the base) and expected statistics in one pass over the rows."""
     if rows.shared is None:
-        return _scan(family.features, eta, offset, rows)
+        return _scan(kernel(family), eta, offset, rows)
     D = rows.z.shape[-2]
-    value, own = _scan(linear, eta[:, :D], offset, rows)
+    value, own = _scan(Linear(linear), eta[:, :D], offset, rows)
     share = own.mass / jnp.where(own.mass.sum() > 0, own.mass.sum(), 1.0)
     features = jnp.concatenate([own.features, share[:, None] * rows.shared], axis=1)
     return value + eta[0, D:] @ rows.shared, Statistics(own.mass, features)
 
 
-def _scan(features: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
-    """One pass over the rows with the features (1, T(x))."""
+def _scan(by: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
+    """One pass over the rows, scored ``by`` a kernel."""
     full = jnp.concatenate([offset[:, None], eta], axis=1)
     if isinstance(rows.z, Streamed):
-        value, total = _streamed(features, full, rows)
+        value, total = _streamed(by, full, rows)
         return value, Statistics(total[:, 0], total[:, 1:])
     z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
-    coefficients = full.astype(z.dtype)
 
     def chunk(carry: Any, block: Any) -> tuple[Any, None]:
         z, w = block
-        T = features(z)
-        value, resp = _softmax(coefficients @ T, w)
-        total = carry[1] + (resp @ T.T).astype(full.dtype)
+        score, collect = by.scores(full, z)
+        value, resp = _softmax(score, w)
+        total = carry[1] + collect(resp).astype(full.dtype)
         return (carry[0] + value.astype(full.dtype), total), None
 
     def part(z: jax.Array, w: jax.Array) -> Any:
@@ -260,7 +273,7 @@ def _over_devices(part: Any, *chunks: jax.Array) -> Any:
     return jax.tree.map(lambda each: each.sum(0), jax.vmap(part)(*chunks))
 
 
-def _streamed(features: Any, full: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
+def _streamed(by: Any, full: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
     """The same pass over blocks that are read as it goes, by a call from compiled code.
 
     Numbers cross as their bits: JAX makes the call in a thread of its own, without float64.
@@ -275,7 +288,7 @@ def _streamed(features: Any, full: jax.Array, rows: Rows) -> tuple[jax.Array, ja
         with jax.enable_x64(dtype == np.float64):
             for block in stream.blocks:
                 laid_out = _laid_out(stream, block)
-                sums += np.asarray(_block(features, coefficients, laid_out))
+                sums += np.asarray(_block(by, coefficients, laid_out))
         return sums.view(np.uint32).reshape(bits.shape)
 
     found = jax.pure_callback(read, bits, _bits(full), vmap_method="sequential")
@@ -288,9 +301,9 @@ def _bits(x: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def _block(features: Any, full: jax.Array, chunks: tuple[jax.Array, jax.Array]) -> Any:
+def _block(by: Any, full: jax.Array, chunks: tuple[jax.Array, jax.Array]) -> Any:
     """Value and statistics of one block in one vector."""
-    value, (mass, total) = _scan(features, full[:, 1:], full[:, 0], _unscaled(*chunks))
+    value, (mass, total) = _scan(by, full[:, 1:], full[:, 0], _unscaled(*chunks))
     return jnp.concatenate([value[None], jnp.concatenate([mass[:, None], total], axis=1).ravel()])
 
 
@@ -358,10 +371,11 @@ log_likelihood.defvjp(_forward, _backward)
 def responsibilities_of(family: Family, eta: Any, offset: Any, rows: Rows) -> jax.Array:
     """Responsibilities (n, K) of the rows, in their order; padding rows follow at the end."""
     D = rows.z.shape[-2]
-    features, used = (family.features, eta) if rows.shared is None else (linear, eta[:, :D])
-    z = jnp.asarray(rows.z)
-    coefficients = jnp.concatenate([offset[:, None], used], axis=1).astype(z.dtype)
-    resp = jax.lax.map(lambda some: jax.nn.softmax(coefficients @ features(some), axis=0).T, z)
+    by, used = (kernel(family), eta) if rows.shared is None else (Linear(linear), eta[:, :D])
+    full = jnp.concatenate([offset[:, None], used], axis=1)
+    resp = jax.lax.map(
+        lambda some: jax.nn.softmax(by.scores(full, some)[0], axis=0).T, jnp.asarray(rows.z)
+    )
     return resp.reshape(-1, offset.shape[0])
 
 
@@ -376,10 +390,10 @@ def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
 
     def chunk(total: jax.Array, block: Any) -> tuple[jax.Array, None]:
         z, r = block
-        return total + r.T @ family.features(z).T.astype(r.dtype), None
+        return total + kernel(family).complete(r.T, z), None
 
     def part(z: jax.Array, slots: jax.Array) -> jax.Array:
-        F = jax.eval_shape(family.features, z[0]).shape[0]
+        F = count_statistics(family, z.shape[1])
         return jax.lax.scan(chunk, jnp.zeros((resp.shape[1], F), resp.dtype), (z, slots))[0]
 
     total = _over_devices(part, jnp.asarray(rows.z), slots.reshape(*chunks, size, -1))

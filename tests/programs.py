@@ -564,6 +564,37 @@ def student_t(x, K=2):
     _observe(weights, dist.StudentT(5.0, loc, scale), x)
 
 
+def student_tails(x, K=2):
+    """Degrees of freedom of every cluster's own."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        df = numpyro.sample("df", dist.Gamma(2.0, 0.1))
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    _observe(weights, dist.StudentT(df, loc, jnp.sqrt(var)), x)
+
+
+def student_matrix(x, K=2):
+    """Multivariate components; one number of degrees of freedom."""
+    D = x.shape[1]
+    weights = _weights(K)
+    df = numpyro.sample("df", dist.LogNormal(2.0, 0.8))
+    with numpyro.plate("cluster", K):
+        cov = numpyro.sample("cov", dist.InverseWishart(D + 3.0, scale_matrix=1.5 * jnp.eye(D)))
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.zeros(D), 4.0 * jnp.eye(D)))
+    _observe(weights, dist.MultivariateStudentT(df, loc, jnp.linalg.cholesky(cov)), x)
+
+
+def student_columns(x, K=2):
+    """Independent columns, each with scales of its own."""
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    _observe(weights, dist.StudentT(4.0, loc, scale[:, None]).to_event(1), x)
+
+
 def gamma_components(x, K=2):
     weights = _weights(K)
     with numpyro.plate("cluster", K):
@@ -958,6 +989,21 @@ def _scipy_student(p, x):
     return np.log(p["weights"]) + stats.t.logpdf(x[:, None], 5.0, p["loc"], p["scale"])
 
 
+def _scipy_tails(p, x):
+    terms = stats.t.logpdf(x[:, None], p["df"], p["loc"], np.sqrt(p["var"]))
+    return np.log(p["weights"]) + terms
+
+
+def _scipy_student_matrix(p, x):
+    terms = [stats.multivariate_t.logpdf(x, p["loc"][k], p["cov"][k], p["df"]) for k in range(2)]
+    return np.log(p["weights"]) + np.stack(terms, -1)
+
+
+def _scipy_student_columns(p, x):
+    terms = stats.t.logpdf(x[:, None, :], 4.0, p["loc"], p["scale"][:, None]).sum(-1)
+    return np.log(p["weights"]) + terms
+
+
 def _scipy_gamma(p, x):
     terms = stats.gamma.logpdf(x[:, None], p["shape"], scale=1.0 / p["rate"])
     return np.log(p["weights"]) + terms
@@ -1267,8 +1313,15 @@ PROGRAMS = [
          {"weights": C, "logits": A}, terms=_scipy_items),
     _row("exponential_gamma", exponential_gamma, (TIMES,), 2, "Exponential",
          {"weights": C, "rate": C}, terms=_scipy_exponential),
-    _row("student_t", student_t, (Y,), 2, "StudentT", {"weights": C, "loc": A, "scale": A},
+    _row("student_t", student_t, (Y,), 2, "StudentT", {"weights": C, "loc": C, "scale": A},
          terms=_scipy_student),
+    _row("student_tails", student_tails, (Y,), 2, "StudentT", NIG_PLAN | {"df": C},
+         terms=_scipy_tails),
+    _row("student_matrix", student_matrix, (X,), 2, "MultivariateStudentT",
+         {"weights": C, "loc": C, "cov": C, "df": C}, axes={"df": None},
+         terms=_scipy_student_matrix),
+    _row("student_columns", student_columns, (X,), 2, "StudentT",
+         {"weights": C, "loc": A, "scale": A}, terms=_scipy_student_columns),
     _row("gamma_components", gamma_components, (SKEWED,), 2, "Gamma",
          {"weights": C, "shape": A, "rate": A}, terms=_scipy_gamma),
     _row("log_normal_components", log_normal_components, (SKEWED,), 2, "LogNormal",

@@ -362,7 +362,7 @@ def test_far_data_are_certain_and_finite():
 
 
 FLOAT32 = ["normal_three", "mvn_niw", "mvn_flat", "product_diagonal", "poisson_gamma",
-"bernoulli_product", "exponential_gamma", "student_t", "regression"]  # fmt: skip
+"bernoulli_product", "exponential_gamma", "student_t", "student_matrix", "regression"]  # fmt: skip
 
 
 @pytest.mark.parametrize("row_id", FLOAT32)

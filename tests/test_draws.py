@@ -14,6 +14,7 @@ ROWS = [
     "mvn_niw",
     "poisson_gamma",
     "student_t",
+    "student_matrix",
     "normal_two_plates",
 ]
 

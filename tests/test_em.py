@@ -54,7 +54,8 @@ FITTED = [
     "normal_ordered_loc", "normal_softmax_weights", "normal_fixed_weights",
     "normal_scaled_rows", "normal_conditioned", "normal_extra_terms", "mvn_niw", "mvn_tied",
     "mvn_lkj", "product_spherical", "poisson_gamma", "bernoulli_product", "exponential_gamma",
-    "student_t", "regression", "two_named_normals", "normal_and_cauchy",
+    "student_t", "student_tails", "student_matrix", "student_columns", "regression",
+    "two_named_normals", "normal_and_cauchy",
     "explicit_normal", "explicit_mixed", "explicit_groups", "explicit_labelled",
     "log_normal_product", "von_mises_product", "negative_binomial_logits", "vector_multinomial",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import multivariate_normal
 
 import bayesmix as bm
-from bayesmix import density, merge, sweep
+from bayesmix import density, families, merge, sweep
 
 RNG = np.random.default_rng(11)
 COUNTS = RNG.poisson(np.where(RNG.random(6000) < 0.4, 2.0, 9.0))
@@ -224,7 +224,7 @@ def test_whitening_is_the_root_of_the_covariance(weighted):
     x = RNG.normal(size=(5000, 2))
     x = np.column_stack([x, x[:, 0] + 1e-9 * RNG.normal(size=5000)])
     w = RNG.choice([0.0, 1.0, 3.0], 5000) if weighted else np.ones(5000)
-    family = density.find(dist.MultivariateNormal, {})
+    family = families.find(dist.MultivariateNormal, {}, x)
     rows = sweep.rows_of(x, w, family, 2, "float64")
     upper = sweep.whitening(rows)
     z = (x - rows.shift) / rows.scale

@@ -123,12 +123,18 @@ class Density:
         """Whether a component is so narrow that x^2, x loc and loc^2 cancel in the sweep's score.
 
         Their size, precision * z^2, costs that many times the rounding unit; more than 1e-8 nats
-        (a scale of about 1e-4 of the data's in float64) is too much.
+        (a scale of about 1e-4 of the data's in float64) is too much. Rows far from a robust
+        family's component count by the logarithm of their distance: there z is at most about loc.
         """
         assert self.family is not None
         precision = data.rows.z.dtype
         eta, z = self.natural(params, data)[0], data.rows.z
-        if not isinstance(z, Streamed):
+        if self.family.robust:
+            leaves = self.family.standardise(
+                self.leaves(params, data), data.rows.shift, data.rows.scale
+            )
+            z = 2 * leaves["loc"]
+        elif not isinstance(z, Streamed):
             eta, z = located(self.family, eta, z)
         size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, largest(z)) ** 2
         return ~(size * jnp.finfo(precision).eps < CANCELLATION[precision.name])

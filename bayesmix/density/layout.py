@@ -18,10 +18,11 @@ def family_of(mixture: Mixture) -> Family | None:
     """The family whose sweep fits: registered families, parameters that no row changes."""
     if mixture.by_row or mixture.general:
         return None
+    several = len(mixture.observed) > 1 or mixture.labels is not None
     found: list[tuple[str, Any, int]] = []
     for site in mixture.observed:
         family = find(site.components[0], _shapes(mixture, site.name), site.value)
-        if family is None:
+        if family is None or (several and hasattr(family, "scores")):
             return None
         width = int(np.prod(site.value.shape[len(mixture.rows) :]))
         found.append((site.name, family, width * (1 + len(site.given))))
@@ -51,7 +52,7 @@ def has_family(mixture: Mixture) -> bool:
 
 def is_tied(family: Family, reading: Reading) -> bool:
     """Whether one spread, shared by all clusters, decides all natural parameters beyond x's own."""
-    if not family.location_scale or isinstance(family, Product):
+    if not (family.location_scale and family.spread):
         return False
     return same_along(reading.leaves[0][family.spread], 0)
 

@@ -4,9 +4,10 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bayesmix.blocks import Blocks
-from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.arithmetic import Data, Density, weighted
 from bayesmix.density.byrow import by_row, row_piece
 from bayesmix.density.piece import Piece
 from bayesmix.density.prepared import data_of, density_of
@@ -37,6 +38,17 @@ _terms = jax.jit(Density.terms, static_argnums=0)
 @partial(jax.jit, static_argnums=0)
 def _expected(density: Density, params: Params, at: Params, data: Data) -> jax.Array:
     return density.expected(params, density.e_step(at, data)[1], data)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _expected_by_row(
+    density: Density, piece: Piece, params: Params, at: Params, data: Data, known: list[Any]
+) -> jax.Array:
+    """The same where the sweep's statistics are of more than the assignments."""
+    components, scale = piece(piece.nodes, params, known)
+    resp = by_row(piece, at, known)[1]
+    fit = jnp.sum(weighted(jnp.sum(jnp.where(resp > 0, resp * components, 0.0), -1), scale))
+    return density.log_prior(params, data) + fit
 
 
 def log_joint(mixture: Mixture, params: Params) -> jax.Array:
@@ -73,4 +85,8 @@ def expected_log_joint(mixture: Mixture, params: Params, at: Params) -> jax.Arra
 
     Q(theta | theta) plus the entropy of the responsibilities is ``log_joint(theta)``. Traceable.
     """
-    return _expected(density_of(mixture), params, at, data_of(mixture))
+    density, data = density_of(mixture), data_of(mixture)
+    if hasattr(density.family, "scores"):
+        piece, known = row_piece(mixture)
+        return _expected_by_row(density, piece, params, at, data, known)
+    return _expected(density, params, at, data)

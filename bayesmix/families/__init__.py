@@ -12,15 +12,21 @@ so that log f(x | k) = base + <T(x), eta_k> - A_k. A location-scale family also 
 centred and scaled data; its T(x) begins with x itself, and its parameter ``spread`` alone decides
 the natural parameters of the rest. An ``isotropic`` family has all columns scaled alike. A family
 whose features depend on the shapes of the parameters (one for each category) has
-``shaped(shapes)``, which returns the family for them; one whose features depend on the range of the
-data (one for each count) has ``seen(values)``, which returns the family for it, or None. A family
-that is not here goes through the general sweep.
+``shaped(shapes)``, which returns the family for them, or None where it does not fit; one whose
+features depend on the range of the data (one for each count) has ``seen(values)``, which returns
+the family for it, or None. A ``robust`` family is centred and scaled by medians, since its rows may
+lie anywhere.
+
+A family with an unobserved variable by row and cluster (the scale of a Student-t) is exponential in
+the pair (x, u), with the moments of u given x for statistics. Its ``scores`` sums u out; see
+``Linear``, which is what all other families do. A family that is not here goes through the general
+sweep.
 
 Chunks are padded with rows of zeros and of weight 0: features and base must be finite there.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +48,9 @@ class Family(Protocol):
     @property
     def spread(self) -> str: ...
 
+    @property
+    def robust(self) -> bool: ...
+
     def features(self, z: jax.Array) -> jax.Array: ...
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]: ...
@@ -57,11 +66,11 @@ _families: dict[type, Family] = {}
 def family(*distributions: type) -> Callable[[type], type]:
     """Register a family class for NumPyro distributions; use as a decorator.
 
-    A family without location and scale need not say ``isotropic`` and ``spread``.
+    A family need not say what is usual: not ``isotropic``, no ``spread``, not ``robust``.
     """
 
     def register(cls: type) -> type:
-        for name, usual in (("isotropic", False), ("spread", "")):
+        for name, usual in (("isotropic", False), ("spread", ""), ("robust", False)):
             if not hasattr(cls, name):
                 setattr(cls, name, usual)
         for distribution in distributions:
@@ -82,6 +91,32 @@ def find(distribution: type, shapes: dict[str, tuple[int, ...]], values: Any) ->
     if seen is not None:
         return seen(values)
     return found if shaped is None else shaped(shapes)
+
+
+Collect = Callable[[jax.Array], jax.Array]
+
+
+class Linear(NamedTuple):
+    """How a family without unobserved variables scores rows: by one matrix product."""
+
+    features: Callable[[jax.Array], jax.Array]
+
+    def scores(self, full: jax.Array, z: jax.Array) -> tuple[jax.Array, Collect]:
+        """Scores (K, n) of rows z (D, n), and from weighted responsibilities to statistics.
+
+        full : offset and eta, (K, 1 + F). The statistics are (K, 1 + F), too: mass and features.
+        """
+        T = self.features(z)
+        return full.astype(z.dtype) @ T, lambda resp: resp @ T.T
+
+    def complete(self, resp: jax.Array, z: jax.Array) -> jax.Array:
+        """Statistics (K, 1 + F) under given responsibilities (K, n), where nothing is scored."""
+        return resp @ self.features(z).T.astype(resp.dtype)
+
+
+def kernel(family: Family) -> Any:
+    """What scores the rows of a family: the family itself, or its features' matrix product."""
+    return family if hasattr(family, "scores") else Linear(family.features)
 
 
 def linear(z: jax.Array) -> jax.Array:
@@ -119,5 +154,6 @@ from bayesmix.families import (  # noqa: E402
     negative_binomial,  # noqa: F401
     normal,  # noqa: F401
     poisson,  # noqa: F401
+    student,  # noqa: F401
     von_mises,  # noqa: F401
 )

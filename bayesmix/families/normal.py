@@ -20,6 +20,7 @@ class Normal:
     name = "Normal"
     location_scale = True
     spread = "scale"
+    robust = False
 
     def features(self, z: jax.Array) -> jax.Array:
         """Each column counts the mean square as its own: only the sum over columns is used."""

@@ -38,6 +38,7 @@ class Product:
 
     isotropic = False
     spread = ""
+    robust = False
 
     def __init__(self, sites: Sequence[tuple[str, Any, int]]) -> None:
         """``sites``: name, family and number of columns of each."""
@@ -101,6 +102,7 @@ class Labels:
     name: str = "labels"
     location_scale: bool = False
     isotropic: bool = False
+    robust: bool = False
 
     def features(self, z: jax.Array) -> jax.Array:
         own = (z == jnp.arange(self.K)[:, None]).astype(z.dtype)

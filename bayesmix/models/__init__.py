@@ -8,6 +8,8 @@ Choosing a model
     one shape (linear boundaries). "diag" has no tilt: columns are independent within a cluster.
     "spherical" has one variance per cluster and depends on the units of the columns: use it on
     columns that share a unit.
+`student_t(K)`
+    Continuous columns with outliers: the same structures with tails of their own weight.
 `poisson(K)`
     Counts: events per row, one column or several.
 `bernoulli(K)`
@@ -85,6 +87,7 @@ from bayesmix.models.continuous import gaussian
 from bayesmix.models.discrete import bernoulli, poisson
 from bayesmix.models.mixed import mixed
 from bayesmix.models.regression import regression
+from bayesmix.models.student import student_t
 
 __all__ = [
     "bernoulli",
@@ -102,6 +105,7 @@ __all__ = [
     "negative_binomial",
     "poisson",
     "regression",
+    "student_t",
     "von_mises",
     "weibull",
 ]

@@ -15,6 +15,7 @@ from bayesmix.mstep import (
     mvn,  # noqa: F401
     normal,  # noqa: F401
     rates,  # noqa: F401
+    tails,  # noqa: F401
     von_mises,  # noqa: F401
     weights,  # noqa: F401
 )

@@ -6,6 +6,8 @@ LogNormal on a scale, InverseWishart on a covariance) outweighs that; one that i
 vanishes like a power, does not in general: with tied values no power is enough.
 """
 
+import math
+
 from bayesmix.program import Mixture, Site
 
 SPREADS = {
@@ -43,6 +45,8 @@ def boundedness(mixture: Mixture) -> list[str]:
 def _sentence(mixture: Mixture, site: Site) -> str:
     if site.prior in ("LKJCholesky", "LKJ"):
         return _correlations(site)
+    if any(link.leaf.split("[")[0] == "df" for link in site.links):
+        return _heavy_tails(mixture, site)
     spread = next((link for link in site.links if link.leaf.split("[")[0] in SPREADS), None)
     if spread is None or not _own_spread(mixture, site) or (spread.map, site.prior) in VANISHING:
         return ""
@@ -68,6 +72,18 @@ def _correlations(site: Site) -> str:
         return ""
     remedy = "a covariance ~ InverseWishart(...)"
     return _collapse(site, "lets correlations reach 1", "a cluster on a line", remedy)
+
+
+def _heavy_tails(mixture: Mixture, site: Site) -> str:
+    """Degrees of freedom df near 0: the density at loc itself grows like df^(1 - D / 2)."""
+    fast = {"LogNormal", "InverseGamma", "LogUniform"}
+    D = math.prod(mixture.event_shape)
+    proper = site.prior in fast or not (site.improper or site.prior in POSITIVE_AT_ZERO | {"Gamma"})
+    if D < 3 or site.cluster_axis is None or proper:
+        return ""
+    reason = "has no lower limit" if site.improper else "does not vanish fast enough at 0"
+    remedy = f"{site.name} ~ LogNormal(...)"
+    return _collapse(site, reason, "a cluster on a single row, with tails without end,", remedy)
 
 
 def _own_spread(mixture: Mixture, site: Site) -> bool:

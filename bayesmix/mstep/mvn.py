@@ -1,4 +1,4 @@
-"""Closed forms for multivariate normal components."""
+"""Closed forms for multivariate normal components, and for Student-t ones given scales."""
 
 from typing import Any
 
@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.families import taken
+from bayesmix.mstep.reduce import normal_statistics
 from bayesmix.mstep.rules import Context, Target, rule
+
+FAMILIES = ("MultivariateNormal", "MultivariateStudentT")
 
 
 def _moments(context: Context) -> tuple[jax.Array, jax.Array]:
     """Mass (K,) and sum of r (x - loc), (K, D), in data units."""
-    mass, features = context.statistics
+    _, mass, features = normal_statistics(context)
     rows = context.data.rows
     D = rows.shift.shape[0]
     centred = (context.leaves()["loc"] - rows.shift) / rows.scale
@@ -21,7 +24,7 @@ def _moments(context: Context) -> tuple[jax.Array, jax.Array]:
 
 def _scatter(context: Context) -> jax.Array:
     """sum of r (x - loc)(x - loc)', (K, D, D), in data units."""
-    mass, features = context.statistics
+    _, mass, features = normal_statistics(context)
     rows = context.data.rows
     D = rows.shift.shape[0]
     first = features[:, :D]
@@ -35,7 +38,7 @@ def _scatter(context: Context) -> jax.Array:
     return about * jnp.outer(rows.scale, rows.scale)
 
 
-@rule("MultivariateNormal", "loc", "identity", "ImproperUniform", text="mean (flat prior)")
+@rule(FAMILIES, "loc", "identity", "ImproperUniform", text="mean (flat prior)")
 def loc_under_flat(target: Target, context: Context) -> jax.Array:
     """The cluster's mean; for a location shared by clusters, weighted by their precisions."""
     mass, deviation = _moments(context)
@@ -46,7 +49,7 @@ def loc_under_flat(target: Target, context: Context) -> jax.Array:
 
 
 @rule(
-    "MultivariateNormal",
+    FAMILIES,
     "loc",
     "identity",
     "MultivariateNormal",
@@ -60,7 +63,7 @@ def loc_under_mvn(target: Target, context: Context) -> jax.Array:
 
 
 @rule(
-    "MultivariateNormal",
+    FAMILIES,
     "loc",
     "identity",
     "Normal",
@@ -98,16 +101,16 @@ def _counted_scatter(target: Target, context: Context) -> tuple[jax.Array, jax.A
 
     A location whose prior covariance is cov / kappa counts as one more observation of weight kappa.
     """
-    mass, scatter = context.statistics.mass, _scatter(context)
+    count, scatter = context.statistics.mass, _scatter(context)
     if target.child is not None:
         prior = context.prior(target.child.site)
         kappa = _leading(context.leaves()["scale_tril"]) / _leading(prior["scale_tril"])
         pull = context.params[target.child.site] - prior["loc"]
         scatter = scatter + jnp.einsum("k,ki,kj->kij", kappa, pull, pull)
-        mass = mass + 1
+        count = count + 1
     if target.link.axes[0] is None:
-        mass, scatter = mass.sum(), scatter.sum(0)
-    return mass.reshape(target.shape[:-2]), scatter.reshape(target.shape)
+        count, scatter = count.sum(), scatter.sum(0)
+    return count.reshape(target.shape[:-2]), scatter.reshape(target.shape)
 
 
 def _leading(scale_tril: jax.Array) -> jax.Array:
@@ -123,7 +126,7 @@ def _leading(scale_tril: jax.Array) -> jax.Array:
     text="InverseWishart on the covariance",
 )
 @rule(
-    "MultivariateNormal",
+    FAMILIES,
     "scale_tril",
     "cholesky",
     "InverseWishart",
@@ -147,7 +150,7 @@ def covariance_under_inverse_wishart(target: Target, context: Context) -> jax.Ar
     text="covariance (flat prior)",
 )
 @rule(
-    "MultivariateNormal",
+    FAMILIES,
     "scale_tril",
     "cholesky",
     "ImproperUniform",

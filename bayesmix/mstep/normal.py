@@ -1,4 +1,6 @@
-"""Closed forms for Normal and log-normal components, alone or in products.
+"""Closed forms for Normal and log-normal components, alone or in products, and for Student-t.
+
+Given the scales of its rows a Student-t is Normal.
 
 The features of log-normal components are a Normal's of log x, and so are their closed forms.
 Everything is written in deviations from the current location, which the centred statistics give
@@ -10,15 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bayesmix.mstep.reduce import to_site
+from bayesmix.mstep.reduce import normal_statistics, to_site
 from bayesmix.mstep.rules import Context, Target, rule
 
-FAMILIES = ("Normal", "LogNormal")
+FAMILIES = ("Normal", "LogNormal", "StudentT")
 
 
 def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mass, sum of r (x - loc) and sum of r (x - loc)^2, each (K, *event), in data units."""
-    mass, features = context.statistics
+    _, mass, features = normal_statistics(context)
     rows = context.data.rows
     loc = context.leaves()["loc"]
     D = rows.shift.shape[0]
@@ -60,13 +62,15 @@ def _squares(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
 
     A location whose prior this scale multiplies counts as one more observation of weight kappa.
     """
-    mass, _, square = _moments(context)
+    square = _moments(context)[2]
+    count = context.statistics.mass.reshape(-1, *[1] * (square.ndim - 1))
+    count = jnp.broadcast_to(count, square.shape)
     if target.child is not None:
         prior = context.prior(target.child.site)
         kappa = (context.leaves()["scale"] / prior["scale"]) ** 2
         square = square + kappa * (context.params[target.child.site] - prior["loc"]) ** 2
-        mass = mass + 1
-    return to_site(mass, target), jnp.maximum(to_site(square, target), 0)
+        count = count + 1
+    return to_site(count, target), jnp.maximum(to_site(square, target), 0)
 
 
 def _kept(target: Target, context: Context, count: jax.Array, value: jax.Array) -> jax.Array:

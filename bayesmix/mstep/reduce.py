@@ -1,4 +1,4 @@
-"""Sums over the axes along which a parameter is shared.
+"""What rules share: sums over tied axes, and the Normal's share of the statistics.
 
 A rule works on arrays of the parameter's full shape (K, *event); a site that is tied across
 clusters or columns takes the sum over the axes it does not have.
@@ -7,7 +7,8 @@ clusters or columns takes the sum over the axes it does not have.
 import jax
 import jax.numpy as jnp
 
-from bayesmix.mstep.rules import Target
+from bayesmix.families.student import ScaleMixture
+from bayesmix.mstep.rules import Context, Target
 
 
 def to_site(values: jax.Array, target: Target) -> jax.Array:
@@ -16,6 +17,17 @@ def to_site(values: jax.Array, target: Target) -> jax.Array:
     summed = values.sum(axis=tuple(i for i, axis in enumerate(along) if axis is None))
     order = [axis for axis in along if axis is not None]
     return jnp.transpose(summed, _argsort(order)).reshape(target.shape)
+
+
+def normal_statistics(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Expected rows (K,), and mass (K,) and features (K, F) of the Normal.
+
+    A Student-t is Normal given the scales u: its mass is the expected sum of u, not of rows.
+    """
+    mass, features = context.statistics
+    if isinstance(context.density.family, ScaleMixture):
+        return mass, features[:, 1], features[:, 2:]
+    return mass, mass, features
 
 
 def _argsort(order: list[int]) -> list[int]:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from bayesmix.density import Data, Density, density_of
 from bayesmix.families import Family
 from bayesmix.families.product import Product, Slot
 from bayesmix.graph import axes, core, degree, multiple_of
 from bayesmix.program import Link, Mixture, Params, Site
-from bayesmix.sweep import Statistics
+from bayesmix.sweep import Statistics, count_statistics
 
 
 @dataclass(frozen=True)
@@ -195,8 +194,7 @@ def _feature_count(mixture: Mixture, family: Family) -> int:
     if isinstance(family, Product):
         return 1 + family.slots[-1].features.stop
     columns = math.prod(mixture.event_shape) * (1 + len(mixture.observed[0].given))
-    z = jax.ShapeDtypeStruct((columns, 1), jnp.result_type(float))
-    return jax.eval_shape(family.features, z).shape[0]
+    return count_statistics(family, columns)
 
 
 def _plain(link: Link) -> str:

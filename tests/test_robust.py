@@ -1,0 +1,240 @@
+"""Student-t components: the sum over the rows' scales, the priors, and what robustness buys."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import oracles
+import pytest
+from numpyro.infer.util import log_density
+from oracles import ROUNDING, x64
+from programs import BY_ID, Y
+from scipy import optimize, special, stats
+
+import bayesmix as bm
+from bayesmix.density import data_of, density_of
+
+_rng = np.random.default_rng(4)
+TRUTH = np.repeat([0, 1], 60)
+CLEAN = np.where(TRUTH[:, None] == 0, [-3.0, 0.0], [3.0, 0.0]) + _rng.standard_normal((120, 2))
+SPOILT = np.concatenate([CLEAN, _rng.uniform(-40.0, 40.0, (12, 2))])
+
+
+def em_of(program, x, key=0, **settings):
+    settings = {"restarts": 4, "progress_bar": False, **settings}
+    return bm.EM(program, **settings).run(jax.random.key(key), x)
+
+
+# --------------------------------------------------------------------------------- the sum over u
+
+
+def test_q_of_the_step_is_expected_over_the_scales():
+    """Differences of Q in theta, with u integrated by quadrature row by row, cluster by cluster."""
+    row, u = BY_ID["student_tails"], special.roots_legendre(400)
+    first, second, at = (oracles.draw_params(row, seed) for seed in (1, 2, 3))
+    terms = row.terms(at, Y)
+    resp = special.softmax(terms, axis=1)
+    shape = (at["df"] + 1) / 2
+    rate = (at["df"] + (Y[:, None] - at["loc"]) ** 2 / at["var"]) / 2
+    # Midpoints in probability of u given x: nodes on (0, 1) through the quantiles.
+    nodes, share = (u[0] + 1) / 2, u[1] / 2
+    scales = stats.gamma.ppf(nodes[:, None, None], shape, scale=1 / rate)
+
+    def complete(p):
+        value = stats.norm.logpdf(Y[:, None], p["loc"], np.sqrt(p["var"] / scales))
+        value += stats.gamma.logpdf(scales, p["df"] / 2, scale=2 / p["df"]) + np.log(p["weights"])
+        return (resp * np.tensordot(share, value, 1)).sum()
+
+    with x64():
+        mixture = bm.trace(row.program, Y)
+        density, data = density_of(mixture), data_of(mixture)
+
+        def q(p, at):
+            statistics = density.e_step(at, data)[1]
+            return density.expected(p, statistics, data) - density.log_prior(p, data)
+
+        ours = [float(oracles.compiled(q)(p, at)) for p in (first, second)]
+    theirs = complete(first) - complete(second)
+    # Gauss-Legendre through a quantile function with log ends: 400 nodes leave about 1e-5.
+    assert abs(ours[0] - ours[1] - theirs) < 1e-4 * abs(theirs)
+
+
+def test_gradient_of_the_step_is_that_of_the_log_joint():
+    """Fisher's identity for assignments and scales together."""
+    row = BY_ID["student_matrix"]
+    at = oracles.draw_params(row, 3)
+    with x64():
+        mixture = bm.trace(row.program, *row.args)
+        density, data = density_of(mixture), data_of(mixture)
+
+        def both(at):
+            statistics = density.e_step(at, data)[1]
+            q = jax.grad(lambda p: density.expected(p, statistics, data))
+            return q(at), jax.grad(lambda p: oracles.numpyro_log_joint(row, p))(at)
+
+        ours, theirs = oracles.compiled(both)(at)
+    for site, slope in theirs.items():
+        np.testing.assert_allclose(ours[site], slope, atol=1e-9 * (1 + np.abs(slope).max()))
+
+
+def test_one_component_has_the_mode_that_scipy_finds():
+    row = BY_ID["student_tails"]
+    em = bm.EM(row.program, restarts=1, progress_bar=False).run(jax.random.key(0), Y, K=1)
+
+    def negative(z):
+        df, loc, var = np.exp(z[0]), z[1], np.exp(z[2])
+        value = stats.t.logpdf(Y, df, loc, np.sqrt(var)).sum()
+        value += stats.gamma.logpdf(df, 2, scale=10) + stats.norm.logpdf(loc, 0, 2)
+        return -value - stats.invgamma.logpdf(var, 3, scale=2)
+
+    best = optimize.minimize(negative, [2.0, 0.0, 0.0], tol=1e-12)
+    assert em.log_joint == pytest.approx(-best.fun, abs=1e-8)
+    found = [np.log(em.params["df"][0]), em.params["loc"][0], np.log(em.params["var"][0])]
+    np.testing.assert_allclose(found, best.x, atol=1e-3)
+
+
+def test_rows_without_end_do_not_blur_the_rest():
+    """Values 1e9 away: the sweep is centred on medians, so the clusters keep their digits."""
+    x = np.concatenate([Y, [1e9, -3e8]]) + 1e3
+
+    def program(x):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+        with numpyro.plate("cluster", 2):
+            loc = numpyro.sample("loc", dist.Normal(1e3, 2.0))
+            scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+        with numpyro.plate("obs_id", len(x)):
+            parts = dist.StudentT(2.0, loc, scale)
+            numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), parts), obs=x)
+
+    params = {"weights": [0.4, 0.6], "loc": [999.0, 1001.0], "scale": [0.6, 0.9]}
+    params = {site: np.array(value) for site, value in params.items()}
+    with x64():
+        mixture = bm.trace(program, x)
+        density, data = density_of(mixture), data_of(mixture)
+        ours = float(oracles.compiled(density.log_joint)(params, data))
+        theirs = float(log_density(program, (x,), {}, params)[0])
+        assert not density.cancels(params, data)
+    assert abs(ours - theirs) <= ROUNDING * abs(theirs)
+
+
+# ------------------------------------------------------------------------------- the ready program
+
+
+def scipy_joint(covariance, df, x, params):
+    """Log joint of student_t(2) with its default prior, from its page."""
+    D, K = x.shape[1], 2
+    median, sd = np.median(x, 0), x.std(0, ddof=1)
+    limit = 3 * 1.4826 * np.median(np.abs(x - median), 0)
+    C = np.cov(np.clip(x - median, -limit, limit).T) * K ** (-2 / D)
+    C = np.where(np.eye(D, dtype=bool), C, 0.9 * C)
+    total = stats.dirichlet([2.0] * K).logpdf(params["weights"])
+    total += stats.norm.logpdf(params["loc"], median, 3 * sd).sum()
+    nu = params.get("df", df)
+    if "df" in params:
+        total += stats.lognorm.logpdf(nu, 0.8, scale=np.exp(2.7)).sum()
+    if "scale_matrix" in params:
+        each = params["scale_matrix"].reshape(-1, D, D)
+        total += sum(stats.invwishart(D + 2, C).logpdf(S) for S in each)
+        scales = np.broadcast_to(params["scale_matrix"], (K, D, D))
+    else:
+        square, c = params["squared_scale"], np.diag(C)
+        c = c.mean() if covariance == "spherical" else c
+        total += stats.invgamma(1.5, scale=c / 2).logpdf(square).sum()
+        square = square[:, None] if covariance == "spherical" else square
+        scales = [np.diag(v) for v in np.broadcast_to(square, (K, D))]
+    nu = np.broadcast_to(nu, K)
+    terms = [stats.multivariate_t(params["loc"][k], scales[k], nu[k]).logpdf(x) for k in range(K)]
+    return total + special.logsumexp(np.log(params["weights"])[:, None] + terms, axis=0).sum()
+
+
+@pytest.mark.parametrize(
+    "covariance, df", [("full", "cluster"), ("tied", "shared"), ("diag", 3.5), ("spherical", 4)]
+)
+def test_student_t_is_what_its_page_says(covariance, df):
+    program = bm.models.student_t(2, covariance=covariance, df=df)
+    rng = np.random.default_rng(1)
+    roots = rng.normal(size=(2, 2, 4))
+    params = {"weights": np.array([0.3, 0.7]), "loc": rng.normal(size=(2, 2))}
+    if df in ("cluster", "shared"):
+        params["df"] = np.array([3.0, 20.0]) if df == "cluster" else np.array(6.0)
+    if covariance in ("full", "tied"):
+        matrices = roots @ roots.mT
+        params["scale_matrix"] = matrices if covariance == "full" else matrices[0]
+    else:
+        params["squared_scale"] = rng.gamma(3.0, 1.0, (2, 2) if covariance == "diag" else 2)
+    with x64():
+        ours = float(bm.log_joint(bm.trace(program, SPOILT), params))
+    theirs = scipy_joint(covariance, df, SPOILT, params)
+    assert abs(ours - theirs) < 1e-10 * abs(theirs)
+    assert bm.models.student_t(2, covariance=covariance, df=df) is program
+
+
+def test_outliers_take_a_cluster_from_gaussians_but_not_from_t():
+    """Docs/choosing: 120 rows in two groups and 12 outliers, against the groups' true labels."""
+    found = {}
+    for name in ("gaussian", "student_t"):
+        em = em_of(getattr(bm.models, name)(2), SPOILT)
+        label = em.responsibilities[:120].argmax(1)
+        found[name] = max(np.mean(label == TRUTH), np.mean(label != TRUTH))
+        assert em.converged
+    assert found["gaussian"] < 0.6
+    assert found["student_t"] > 0.95
+    assert em.params["df"].min() < 2.0
+
+
+def test_outliers_do_not_move_the_priors():
+    """A thousand times farther outliers: the mode next to the old one is the old one.
+
+    To less than a standard error, 1 / sqrt(60) of a location and sqrt(2 / 60) of a squared scale.
+    """
+    far = SPOILT.copy()
+    far[120:] *= 1e3
+    program = bm.models.student_t(2, df=2.0)
+    near = em_of(program, SPOILT)
+    settings = bm.EM(program, progress_bar=False)
+    away = settings.run(jax.random.key(0), far, init_params=near.params)
+    np.testing.assert_allclose(near.params["loc"], away.params["loc"], atol=0.12)
+    np.testing.assert_allclose(near.params["scale_matrix"], away.params["scale_matrix"], atol=0.18)
+
+
+@pytest.mark.parametrize("df", [0, -1.0, "some", True, np.inf])
+def test_bad_degrees_of_freedom_are_refused(df):
+    with pytest.raises(ValueError, match="df must be"):
+        bm.models.student_t(2, df=df)
+
+
+# ----------------------------------------------------------------------------------- boundedness
+
+
+def heavy(prior, x, K=2):
+    D = x.shape[1]
+    weights = numpyro.sample("weights", dist.Dirichlet(2 * jnp.ones(K)))
+    with numpyro.plate("cluster", K):
+        df = numpyro.sample("df", prior)
+        cov = numpyro.sample("cov", dist.InverseWishart(D + 2.0, scale_matrix=jnp.eye(D)))
+        loc = numpyro.sample("loc", dist.Normal(0.0, 5.0).expand([D]).to_event(1))
+    parts = dist.MultivariateStudentT(df, loc, jnp.linalg.cholesky(cov))
+    with numpyro.plate("obs_id", len(x)):
+        numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), parts), obs=x)
+
+
+@pytest.mark.parametrize(
+    "prior, bounded", [(dist.Gamma(2.0, 0.1), False), (dist.LogNormal(2.7, 0.8), True)]
+)
+def test_tails_without_end_pay_in_many_columns(prior, bounded):
+    """df to 0 with loc on a row: the density there grows like df^(1 - D / 2), five columns here."""
+    x = np.random.default_rng(2).normal(size=(30, 5))
+    params = {"weights": np.array([0.1, 0.9]), "cov": np.stack([np.eye(5)] * 2)}
+    params["loc"] = np.stack([x[3], np.zeros(5)])
+    program = partial(heavy, prior)
+    with x64():
+        path = [
+            float(log_density(program, (x,), {}, params | {"df": np.array([df, 9.0])})[0])
+            for df in (1e-6, 1e-9, 1e-12)
+        ]
+        note = str(bm.trace(program, x))
+    assert (path[0] > path[1] > path[2]) if bounded else (path[0] < path[1] < path[2])
+    assert ("keep the log joint bounded" in note) == bounded
