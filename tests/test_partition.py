@@ -133,6 +133,22 @@ def test_costs_and_merges_are_differences_of_the_expected_loss(kind, name, a):
     assert np.isinf(merged).sum() == merged.size - comb(len(np.unique(labels)), 2)
 
 
+@pytest.mark.parametrize(("name", "a"), NAMES)
+def test_costs_hold_where_denominators_vanish(name, a):
+    """Among the draws and the moves are both trivial partitions, which a loss finds equal."""
+    loss, draws = loss_of(name, a), np.array([[0, 0, 0], [0, 1, 2], [0, 0, 1]])
+    state = objectives.Tables(loss, draws, np.array([0.5, 0.3, 0.2]))
+    scale = 1.0 if loss.a is None else 9 if loss.pairs else 3
+    for start in ([0, 0, 0], [0, 1, 1], [0, 1, 2]):
+        state.reset(np.array(start))
+        for i in range(3):
+            moved = [read_labels([np.where(np.arange(3) == i, k, start)]).values[0]
+                     for k in range(4)]  # fmt: skip
+            wanted = np.array([state.weights @ distances(loss, c, draws) for c in moved]) * scale
+            costs = state.costs(np.array([i]))[0, :4]
+            np.testing.assert_allclose(costs - costs[0], wanted - wanted[0], atol=1e-12)
+
+
 # The optimum.
 
 
@@ -282,6 +298,36 @@ def test_the_search_says_how_certain_it_is():
     assert "Partition of 6 observations: " in text
     assert "of 8 random starts" in text
     assert found.to_dataarray().dims == ("obs_id",)
+
+
+def test_a_bounded_search_ends_and_says_so(monkeypatch):
+    draws, loss = noisy(9, S=60, N=40, L=4, keep=0.5), loss_of("omari", None)
+    whole = bm.partition(KEY, draws, "omari", runs=4)
+    assert (whole.runs, whole.stopped) == (4, False)
+    assert "stopped" not in repr(whole)
+    monkeypatch.setattr(import_module("bayesmix.partition.search"), "WORK", 0)
+    found = bm.partition(KEY, draws, "omari", runs=4)
+    assert (found.runs, found.stopped) == (1, True)
+    assert "of 1 random starts ended here; stopped at its bound of work" in repr(found)
+    value = distances(loss, found.labels, draws).mean()
+    assert found.expected_loss == pytest.approx(value, abs=1e-12)
+    assert found.expected_loss >= whole.expected_loss - 1e-12
+
+
+def test_half_of_the_observations_at_random_make_no_clusters_of_their_own():
+    """A search that may open clusters freely from the start ends with one for each of them."""
+    rng, N = np.random.default_rng(0), 120
+    base, noise = np.arange(N // 2) % 3, rng.integers(0, 3, (60, N // 2))
+    draws = np.hstack([np.tile(base, (60, 1)), noise])
+    found = bm.partition(KEY, draws, runs=4)
+    alone = np.r_[base, 3 + np.arange(N // 2)]
+    together = np.r_[base, np.full(N // 2, 3)]
+    loss = loss_of("vi", None)
+    values = read_labels(draws).values
+    for other in (alone, together):
+        assert found.expected_loss <= distances(loss, other, values).mean() + 1e-12
+    assert found.n_clusters <= 3 + 3 + 1
+    assert not found.stopped
 
 
 def test_one_certain_partition_has_no_error():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 COARSE = 512  # draws on which random starts descend; the optima are then refined on all draws
 CANDIDATES = 64  # draws tried as a start
+STOPPED = "; stopped at its bound of work: compare with another key's"
 MOST_PAIRS = 20_000  # observations whose similarity matrix is held, 3.2 GB
 
 
@@ -36,10 +37,12 @@ class Partition:
     labels : (N,) int, clusters numbered 0, 1, ... by their first member. loss, a, unit : what was
         minimised. expected_loss : its posterior mean; mcse : its Monte-Carlo standard error, from
         the effective number of draws.
-    runs : random starts; reached : share of them that ended here. optima : every local optimum that
-        was met, this one first. runner_up : the second best partition that was met, among the other
-        optima, one observation moved and two clusters merged (None: one observation); lead : how
-        much more it is expected to cost; lead_mcse : Monte-Carlo standard error of that difference.
+    runs : random starts that were made; reached : share of them that ended here. stopped : whether
+        the search met its bound of work, so that starts or the last moves were left out.
+    optima : the local optima that were met, this one first. runner_up : the second best partition
+        that was met, among the other optima, one observation moved and two clusters merged (None:
+        one observation); lead : how much more it is expected to cost; lead_mcse : Monte-Carlo
+        standard error of that difference.
     """
 
     labels: np.ndarray
@@ -50,6 +53,7 @@ class Partition:
     mcse: float
     runs: int
     reached: float
+    stopped: bool
     optima: tuple[Optimum, ...]
     runner_up: np.ndarray | None
     lead: float | None
@@ -80,7 +84,7 @@ class Partition:
             f"Partition of {len(self.labels)} observations: {clusters_in_words(self.labels)}",
             f"  expected loss  {self.expected_loss:.4f} +- {self.mcse:.1g}  ({name}; {self.unit})",
             f"  search         {round(self.reached * self.runs)} of {self.runs} random starts "
-            "ended here",
+            f"ended here{STOPPED if self.stopped else ''}",
         ]
         if self.runner_up is not None:
             lines.append(
@@ -124,7 +128,8 @@ def partition(
     "gvi" and "gbinder" with 0 < a < 2, the cost of separating what belongs together (2 - a is
     the cost of joining what does not: a > 1 gives fewer clusters), "omari" (one minus the adjusted
     Rand index), "nvi", "id", "nid" (normalised VI, information distance, and that normalised).
-    max_clusters : default no bound. runs : random starts.
+    max_clusters : default no bound. runs : random starts; fewer are made where the search meets its
+    bound of work (about 20 CPU seconds for 1000 observations; then `stopped` is true).
     mixture : needed only where the responsibilities were too large to store.
 
     From a tree, "binder" and "gbinder" use the exact similarity (no z is drawn); every other loss
@@ -140,10 +145,10 @@ def partition(
     seed_of(key)  # refuses what is not a key before any work
     posterior = _read(key, draws, chosen, mixture)
     rng = np.random.default_rng(seed_of(jax.random.fold_in(key, 1)))
-    search, optima = _search(rng, chosen, posterior, max_clusters or sys.maxsize, runs)
-    best = optima[0]
+    searches, optima = _search(rng, chosen, posterior, max_clusters or sys.maxsize, runs)
+    best, runs, stopped = optima[0], searches[0].begun, any(each.stopped for each in searches)
     values = posterior.losses(chosen, best.labels)
-    others = [optimum.labels for optimum in optima[1:2]] + search.neighbours(best.labels)
+    others = [optimum.labels for optimum in optima[1:2]] + searches[-1].neighbours(best.labels)
     leads = [posterior.losses(chosen, labels) - values for labels in others]
     second = min(range(len(others)), key=lambda at: leads[at].mean(), default=None)
     lead = None if second is None else leads[second]
@@ -156,6 +161,7 @@ def partition(
         mcse=mcse(values, posterior.chains),
         runs=runs,
         reached=best.starts / runs,
+        stopped=stopped,
         optima=tuple(optima),
         runner_up=None if second is None else others[second],
         lead=None if lead is None else float(lead.mean()),
@@ -262,15 +268,15 @@ def _pair_losses(loss: Loss, labels: np.ndarray, resp: np.ndarray) -> np.ndarray
 
 def _search(
     rng: np.random.Generator, loss: Loss, posterior: _Sampled | _Summed, most: int, runs: int
-) -> tuple[Search, list[Optimum]]:
-    starts = posterior.starts(loss, most)
+) -> tuple[list[Search], list[Optimum]]:
+    """The searches, on some and on all of the draws where these are many, and what they found."""
     objective = posterior.objective(loss, COARSE if posterior.large else None)
-    search = Search(objective, rng, most)
-    optima = search.run(runs, starts)
+    searches = [Search(objective, rng, most)]
+    optima = searches[0].run(runs, posterior.starts(loss, most))
     if posterior.large:
-        search = Search(posterior.objective(loss), rng, most)
-        optima = search.refine(optima)
-    return search, optima
+        searches.append(Search(posterior.objective(loss), rng, most))
+        optima = searches[1].refine(optima)
+    return searches, optima
 
 
 def spread(values: np.ndarray, most: int | None) -> np.ndarray:

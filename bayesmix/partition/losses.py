@@ -28,17 +28,26 @@ Sum = Any  # float or array
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss. ``of(A, B, C, N)`` is its value; arrays broadcast.
+    """One loss, (p + q C) / (r + t C); 0 where the denominator is 0 (equal trivial partitions).
 
+    fraction(A, B, N) : p, q and r; arrays broadcast. t : 0 where the loss is linear in C.
     a : where the loss is (a A + (2 - a) B - 2 C) / scale(N), the cost of separating what belongs
         together (2 - a is that of joining what does not); None where it is not linear.
     pairs : phi(n) is n (n - 1) rather than n log2 n.
     """
 
     name: str
-    of: Callable[[Sum, Sum, Sum, int], Any]
-    a: float | None
+    fraction: Callable[[Sum, Sum, int], tuple[Sum, float, Sum]]
     pairs: bool
+    a: float | None = None
+    t: float = 0.0
+
+    def of(self, A: Sum, B: Sum, C: Sum, N: int) -> Any:
+        """Its value."""
+        p, q, r = self.fraction(A, B, N)
+        below = r + self.t * C
+        empty = vanishes(below, p)
+        return np.where(empty, 0.0, (p + q * C) / np.where(empty, 1.0, below))
 
     @property
     def unit(self) -> str:
@@ -73,39 +82,36 @@ def loss_of(name: str, a: float | None) -> Loss:
     return LOSSES[name](1.0 if a is None else float(a))
 
 
+def vanishes(below: Sum, p: Sum) -> Any:
+    """Whether a denominator is 0 but for rounding."""
+    return below <= 1e-12 * (1 + np.abs(p))
+
+
 def _linear(name: str, a: float) -> Loss:
     pairs = name.endswith("binder")
 
-    def of(A: Sum, B: Sum, C: Sum, N: int) -> Any:
-        return (a * A + (2 - a) * B - 2 * C) / (N**2 if pairs else N)
+    def fraction(A: Sum, B: Sum, N: int) -> tuple[Sum, float, Sum]:
+        return a * A + (2 - a) * B, -2.0, N**2 if pairs else N
 
-    return Loss(name, of, a, pairs)
-
-
-def _omari(A: Sum, B: Sum, C: Sum, N: int) -> Any:
-    """One minus the adjusted Rand index; 0 where both partitions are the same trivial one."""
-    chance = A * B / max(N * (N - 1), 1)
-    return 1.0 - _ratio(C - chance, 0.5 * (A + B) - chance, otherwise=1.0)
+    return Loss(name, fraction, pairs, a)
 
 
-def _nvi(A: Sum, B: Sum, C: Sum, N: int) -> Any:
-    joint = np.log2(N) - C / N
-    return _ratio((A + B - 2 * C) / N, joint, otherwise=0.0)
+def _omari(A: Sum, B: Sum, N: int) -> tuple[Sum, float, Sum]:
+    """1 - (C - chance) / (mean - chance)  =  (mean - C) / (mean - chance)."""
+    mean = 0.5 * (A + B)
+    return mean, -1.0, mean - A * B / max(N * (N - 1), 1)
 
 
-def _id(A: Sum, B: Sum, C: Sum, N: int) -> Any:
-    return (np.maximum(A, B) - C) / N
+def _nvi(A: Sum, B: Sum, N: int) -> tuple[Sum, float, Sum]:
+    return A + B, -2.0, N * np.log2(N)
 
 
-def _nid(A: Sum, B: Sum, C: Sum, N: int) -> Any:
-    return _ratio(_id(A, B, C, N), np.log2(N) - np.minimum(A, B) / N, otherwise=0.0)
+def _id(A: Sum, B: Sum, N: int) -> tuple[Sum, float, Sum]:
+    return np.maximum(A, B), -1.0, N
 
 
-def _ratio(above: Sum, below: Sum, *, otherwise: float) -> Any:
-    """above / below; `otherwise` where below is 0 but for rounding."""
-    above, below = np.broadcast_arrays(above, below)
-    empty = below <= 1e-12 * (1 + np.abs(above))
-    return np.where(empty, otherwise, above / np.where(empty, 1.0, below))
+def _nid(A: Sum, B: Sum, N: int) -> tuple[Sum, float, Sum]:
+    return np.maximum(A, B), -1.0, N * np.log2(N) - np.minimum(A, B)
 
 
 LOSSES: dict[str, Callable[[float], Loss]] = {
@@ -113,10 +119,10 @@ LOSSES: dict[str, Callable[[float], Loss]] = {
     "binder": lambda a: _linear("binder", a),
     "gvi": lambda a: _linear("gvi", a),
     "gbinder": lambda a: _linear("gbinder", a),
-    "omari": lambda _: Loss("omari", _omari, None, True),
-    "nvi": lambda _: Loss("nvi", _nvi, None, False),
-    "id": lambda _: Loss("id", _id, None, False),
-    "nid": lambda _: Loss("nid", _nid, None, False),
+    "omari": lambda _: Loss("omari", _omari, True),
+    "nvi": lambda _: Loss("nvi", _nvi, False, t=-1.0),
+    "id": lambda _: Loss("id", _id, False),
+    "nid": lambda _: Loss("nid", _nid, False),
 }
 
 
