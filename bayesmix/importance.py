@@ -33,11 +33,11 @@ def in_cell(
     the mean and standard deviation it has at the mode.
     """
     here, anywhere = [], []
-    features = _by_cluster(mixture, params)
+    features = by_cluster(mixture, params)
     for geometry, share in zip(geometries, log_share, strict=True):
-        cost = _costs(features, *(_by_cluster(mixture, p)[0] for p in _batched(geometry)))
+        cost = costs(features, *(by_cluster(mixture, p)[0] for p in _batched(geometry)))
         here.append(share - np.einsum("skk->s", cost))
-        anywhere.append(share - _cheapest(cost, classes))
+        anywhere.append(share - cheapest(cost, classes))
     return np.max(here, 0) >= np.max(anywhere, 0) - 1e-9
 
 
@@ -46,7 +46,7 @@ def _batched(geometry: Geometry) -> list[dict[str, np.ndarray]]:
     return [{n: v[None] for n, v in part.items()} for part in (geometry.params, geometry.sd)]
 
 
-def _by_cluster(mixture: Mixture, params: dict[str, np.ndarray]) -> np.ndarray:
+def by_cluster(mixture: Mixture, params: dict[str, np.ndarray]) -> np.ndarray:
     """The numbers of each cluster, (draws, K, P), from every site that has a cluster axis."""
     blocks = [
         np.moveaxis(params[name], 1 + site.cluster_axis, 1)
@@ -58,7 +58,7 @@ def _by_cluster(mixture: Mixture, params: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(flat, -1) if flat else np.zeros((draws, mixture.K, 0))
 
 
-def _costs(features: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+def costs(features: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Minus the log density of cluster k's numbers under cluster j of the mode, (draws, K, K)."""
     free = (sd > 1e-10 * np.abs(mean)).all(0)  # less is rounding: the entry is a constant
     x, mean, sd = features[..., free], mean[:, free], sd[:, free]
@@ -66,7 +66,7 @@ def _costs(features: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray
     return np.stack(squares, -1) + np.log(sd).sum(-1)
 
 
-def _cheapest(cost: np.ndarray, classes: Sequence[Sequence[int]]) -> np.ndarray:
+def cheapest(cost: np.ndarray, classes: Sequence[Sequence[int]]) -> np.ndarray:
     """Cost of the best renaming of each draw's clusters, within the classes, (draws,)."""
     total = np.zeros(len(cost))
     for members in map(list, classes):

@@ -53,6 +53,7 @@ ROOMS = (
     "relabel",
     "diagnose",
     "importance",
+    "weigh",
     "approximate",
     "bootstrap",
     "allocations",
@@ -79,6 +80,7 @@ REACHING_UP = {
     ("smc", "relabel"),
     ("nuts", "posterior"),
     ("nuts", "diagnose"),
+    ("nuts", "weigh"),  # what SMC, Laplace and stacking say about the chains' modes
     ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws
 }
 

@@ -21,7 +21,8 @@ class NUTSResult:
     ``sample_stats`` holds "lp" (the log density the sampler saw, Jacobian included, nats),
     "diverging", "energy", "n_steps", "acceptance_rate", "step_size", each (chain, draw).
     Where the draws were written to a folder, both read from it each time they are asked for.
-    ``start_policy`` says how the chains began, which is what R-hat must be read with.
+    ``start_policy`` says how the chains began, which is what R-hat must be read with; ``smc`` is
+    the SMCResult that they started from, or None.
     """
 
     mixture: Mixture
@@ -33,6 +34,7 @@ class NUTSResult:
     seconds: float
     seed: str
     settings: dict[str, Any] = field(repr=False)
+    smc: Any = field(default=None, repr=False)
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, np.ndarray]:
         """{site: (chain * draw, *shape)}, or (chain, draw, *shape) with ``group_by_chain``."""
@@ -59,11 +61,29 @@ class NUTSResult:
 
         return summary(self._relabelled)
 
-    def report(self) -> str:
-        """Whether the draws may be trusted, in words; `bm.diagnose` gives the numbers as well."""
-        from bayesmix.diagnose import diagnose
+    def report(self, smc: Any = None) -> str:
+        """Whether the draws may be trusted, in words; `bm.diagnose` gives the numbers as well.
 
-        return str(diagnose(self._relabelled, mixture=self.mixture))
+        smc : an SMCResult of the same program and data (one that the chains started from is known
+            already). It says how probable each mode is, which the chains cannot.
+        """
+        from bayesmix.diagnose import diagnose
+        from bayesmix.weigh import weigh
+
+        found = diagnose(self._relabelled, mixture=self.mixture)
+        weights = weigh(self, smc or self.smc, found.chains["mode"].to_numpy())
+        return "\n".join([str(found), *(f"- {sentence}" for sentence in weights.sentences)])
+
+    def mode_weights(self, smc: Any = None) -> Any:
+        """How probable each mode is in which chains sit: a DataFrame, one row per mode.
+
+        See ``bayesmix.weigh.ModeWeights.to_frame``. smc : as in ``report``.
+        """
+        from bayesmix.diagnose import diagnose
+        from bayesmix.weigh import weigh
+
+        found = diagnose(self._relabelled, mixture=self.mixture)
+        return weigh(self, smc or self.smc, found.chains["mode"].to_numpy()).to_frame()
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Responsibilities averaged over the relabelled posterior, (*rows, K); new data as args."""

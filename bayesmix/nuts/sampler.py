@@ -23,6 +23,7 @@ from bayesmix.nuts.schedule import schedule
 from bayesmix.nuts.starts import Starts, starts_of
 from bayesmix.program import Mixture, trace
 from bayesmix.saved import another_run, digest, outline
+from bayesmix.smc import SMCResult
 
 ADAPTED_WARMUP = 300
 PLAIN_WARMUP = 1000
@@ -66,12 +67,13 @@ class NUTS:
             raise ValueError(f'dtype must be "float64" or "float32", not {self.dtype!r}')
 
     def run(
-        self, key: Any, *args: Any, start: EMResult | str | None = None, **kwargs: Any
+        self, key: Any, *args: Any, start: EMResult | SMCResult | str | None = None, **kwargs: Any
     ) -> NUTSResult:
         """Sample the posterior of the program given data (the program's own arguments).
 
-        start : an EMResult of the same program and data; None runs EM first; "prior" starts the
-            chains at draws from the prior, with NumPyro's ordinary adaptation.
+        start : an EMResult of the same program and data; None runs EM first; an SMCResult starts
+            the chains at its particles, in modes by their probability; "prior" starts them at draws
+            from the prior, with NumPyro's ordinary adaptation.
 
         Raises ValueError for improper priors, naming the site, for a start that does not fit, and
         for a ``path`` that holds another run; OSError where ``path`` cannot be written.
@@ -79,32 +81,37 @@ class NUTS:
         began = time.perf_counter()
         mixture = trace(self.program, *args, **kwargs)
         refuse_improper(mixture, "NUTS")
-        if isinstance(start, EMResult):
+        if isinstance(start, EMResult | SMCResult):
             _check_start(mixture, start)
         elif start is not None and start != "prior":
-            raise ValueError(f'start must be an EMResult, "prior" or None, not {start!r}')
+            raise ValueError(
+                f'start must be an EMResult, an SMCResult, "prior" or None, not {start!r}'
+            )
         record = self._record(mixture, key, start)
         key, key_start = jax.random.split(key)
         if start is None:
             start = EM(self.program, progress_bar=self.progress_bar).run(key_start, *args, **kwargs)
-        em = start if isinstance(start, EMResult) else None
-        made = record.once("start", lambda: starts_of(mixture, em, key_start, self.chains).arrays())
+        known = start if isinstance(start, EMResult | SMCResult) else None
+        made = record.once(
+            "start", lambda: starts_of(mixture, known, key_start, self.chains).arrays()
+        )
         starts = Starts.of(made)
         with jax.enable_x64(self.dtype == "float64"):
-            draws, stopped = self._sample(key, mixture, starts, record, em is not None)
+            draws, stopped = self._sample(key, mixture, starts, record, known is not None)
         stats = record.draws("stats", draws)
         return NUTSResult(
             mixture=mixture,
             samples=record.draws("sites", draws),
             sample_stats=stats,
-            start=em,
+            start=known if isinstance(known, EMResult) else None,
+            smc=known if isinstance(known, SMCResult) else None,
             start_policy=starts.policy,
             notes=(*starts.notes, *stopped, *_divergences(stats)),
             seconds=time.perf_counter() - began,
             seed=str(np.asarray(jax.random.key_data(key)).tolist()),
             settings={
                 "chains": self.chains,
-                "warmup": self._warmup(em is not None),
+                "warmup": self._warmup(known is not None),
                 "draws": draws,
                 "target_accept": self.target_accept,
                 "dtype": self.dtype,
@@ -117,13 +124,13 @@ class NUTS:
     def _record(self, mixture: Mixture, key: Any, start: Any) -> Record:
         if self.path is None:
             return Memory()
-        em = start if isinstance(start, EMResult) else None
+        result = start if isinstance(start, EMResult | SMCResult) else None
         known = np.asarray(jax.random.key_data(key))
         run = {
             "program": outline(mixture),
             "data": digest(*(a for a in mixture.arguments.arrays if isinstance(a, np.ndarray))),
             "key": str(known.tolist()),
-            "start": digest(*em.params.values()) if em else str(start),
+            "start": digest(*result.params.values()) if result else str(start),
         }
         settings = ("chains", "warmup", "target_accept", "dtype")
         return Folder(self.path, run | {name: str(getattr(self, name)) for name in settings})
@@ -188,13 +195,13 @@ def _first(mixture: Mixture, starts: Starts) -> ParamInfo:
     return ParamInfo(*(jnp.asarray(part, float) for part in (points, potential, gradient)))
 
 
-def _check_start(mixture: Mixture, em: EMResult) -> None:
+def _check_start(mixture: Mixture, start: EMResult | SMCResult) -> None:
     with jax.enable_x64(True):
-        same = density_of(mixture) == density_of(em.mixture)
-    if not same or not _same_data(mixture, em.mixture):
+        same = density_of(mixture) == density_of(start.mixture)
+    if not same or not _same_data(mixture, start.mixture):
         raise ValueError(
-            "start is the EMResult of another program or other data: run EM on the same program "
-            "and data first"
+            f"start is the {type(start).__name__} of another program or other data: run it on the "
+            "same program and data first"
         )
 
 

@@ -8,10 +8,12 @@ import numpy as np
 from numpyro import handlers
 
 from bayesmix.coordinates import to_free
+from bayesmix.curvature import free_vector
 from bayesmix.density import data_of, density_of
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import geometry_at
 from bayesmix.program import Mixture
+from bayesmix.smc import SMCResult
 from bayesmix.symmetry import aligned
 
 COMPARABLE = np.log(100.0)
@@ -52,12 +54,31 @@ class Starts(NamedTuple):
         return cls(frame, arrays["points"], str(arrays["policy"]), tuple(arrays["notes"].tolist()))
 
 
-def starts_of(mixture: Mixture, em: EMResult | None, key: Any, chains: int) -> Starts:
-    """First points around the modes that EM found; draws from the prior without EM."""
+def starts_of(
+    mixture: Mixture, known: EMResult | SMCResult | None, key: Any, chains: int
+) -> Starts:
+    """First points around EM's modes, or at SMC's particles; without either, from the prior."""
     with jax.enable_x64(True):
-        if em is None:
+        if known is None:
             return _from_prior(mixture, key, chains)
-        return _from_modes(mixture, em, key, chains)
+        if isinstance(known, SMCResult):
+            return _from_particles(mixture, known, key, chains)
+        return _from_modes(mixture, known, key, chains)
+
+
+def _from_particles(mixture: Mixture, smc: SMCResult, key: Any, chains: int) -> Starts:
+    """Particles at random, so that each mode gets chains by its probability, on average."""
+    count = len(smc.sample_stats["lp"])
+    chosen = np.asarray(jax.random.choice(key, count, (chains,), replace=chains > count))
+    z = np.stack(
+        [free_vector(mixture, {n: v[one] for n, v in smc.params.items()}) for one in chosen]
+    )
+    frame = Frame(z.mean(0), smc.factor)
+    policy = (
+        f"starts: {chains} particles of SMC; the chains sit in each mode by its probability only "
+        "as far as so few can"
+    )
+    return Starts(frame, np.linalg.solve(smc.factor, (z - frame.centre).T).T, policy)
 
 
 def _from_prior(mixture: Mixture, key: Any, chains: int) -> Starts:
