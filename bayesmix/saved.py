@@ -27,8 +27,8 @@ def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
 def another_run(argument: str, path: str | os.PathLike[str], other: Sequence[str]) -> ValueError:
     """The refusal of what holds a run of something else; ``other`` says what differs."""
     return ValueError(
-        f"{argument} {str(path)!r} holds another run ({', '.join(other)} differ): choose a new one, "
-        "or delete what is there"
+        f"{argument} {str(path)!r} holds another run ({', '.join(other)} differ): choose a new "
+        "one, or delete what is there"
     )
 
 

@@ -16,7 +16,7 @@ The precision of the pass is that of ``Rows.z``; sums over chunks are taken in t
 
 import math
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -165,6 +165,7 @@ def chunk_rows(family: Family, D: int, K: int, dtype: str) -> int:
     return int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
 
 
+@cache
 def count_statistics(family: Family, D: int) -> int:
     """Statistics of one cluster, its mass among them."""
     resp, z = jax.ShapeDtypeStruct((1, 1), np.float32), jax.ShapeDtypeStruct((D, 1), np.float32)

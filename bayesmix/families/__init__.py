@@ -39,6 +39,8 @@ class Family(Protocol):
 
     name: str
 
+    def __hash__(self) -> int: ...
+
     @property
     def location_scale(self) -> bool | tuple[bool, ...]: ...
 
