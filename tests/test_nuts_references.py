@@ -115,6 +115,17 @@ def normal_inverse_wishart(x, nu=4.0, kappa=0.1):
     _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x)
 
 
+def two_lines(data):
+    """Rows (1, x, y): two lines, normal-inverse-gamma prior on each."""
+    design, y = data[:, :2], data[:, 2]
+    weights = _weights([1.0, 1.0])
+    with numpyro.plate("cluster", 2):
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 1.0))
+        spread = jnp.sqrt(10.0 * var)[:, None]
+        beta = numpyro.sample("beta", dist.Normal(jnp.zeros(2), spread).to_event(1))
+    _observe(weights, dist.Normal(design @ beta.T, jnp.sqrt(var)), y)
+
+
 def poisson_gamma(alpha, shape, rate):
     def program(x):
         weights = _weights(alpha)
@@ -181,6 +192,12 @@ def _poisson_terms(s, x):
     return _log_weights(s) + stats.poisson.logpmf(x[:, None], s["lambda"][..., None, :])
 
 
+def _line_terms(s, data):
+    loc = np.einsum("np,...kp->...nk", data[:, :2], s["beta"])
+    scale = np.sqrt(s["var"])[..., None, :]
+    return _log_weights(s) + stats.norm.logpdf(data[:, 2, None], loc, scale)
+
+
 def _exponential_terms(s, x):
     return _log_weights(s) + stats.expon.logpdf(x[:, None], scale=1.0 / s["rate"][..., None, :])
 
@@ -201,6 +218,7 @@ EXACT = {
         known_variance([0.0] * 3, [4.0] * 3, [0.5] * 3, 0.5), _normal_terms(0.5)),
     "norm_known_var_fixedw": (fixed_weights, _fixed_terms),
     "norm_nig_K2_exch": (normal_inverse_gamma, _nig_terms),
+    "regression_nig_K2_exch": (two_lines, _line_terms),
     "mvn2_niw_K2_exch": (normal_inverse_wishart, _niw_terms),
     "poisson_K2_asym": (poisson_gamma([1.5, 0.5], [2.0, 8.0], [2.0, 1.0]), _poisson_terms),
     "poisson_K2_exch": (poisson_gamma(ONE, [1.0, 1.0], [0.2, 0.2]), _poisson_terms),
@@ -362,6 +380,71 @@ def test_gold_posterior(reference, name):
     assert set(summary) == set(draws)
     for variable, row in summary.items():
         ours = draws[variable]
+        assert_within(ours, row["mean"], row["mcse_mean"], f"{name} {variable}")
+        assert_within(ours**2, row["mean_sq"], row["mcse_mean_sq"], f"{name} squared {variable}")
+
+
+def lines(K, loc_sd, scale_sd):
+    """K lines with coefficients Normal(0, sd) and a HalfNormal scale; data (1, x, ..., y)."""
+
+    def program(data):
+        weights = _weights([1.0] * K)
+        with numpyro.plate("cluster", K):
+            prior = dist.Normal(0.0, loc_sd).expand([data.shape[1] - 1]).to_event(1)
+            beta = numpyro.sample("beta", prior)
+            sigma = numpyro.sample("sigma", dist.HalfNormal(scale_sd))
+        _observe(weights, dist.Normal(data[:, :-1] @ beta.T, sigma), data[:, -1])
+
+    return program
+
+
+def items(K):
+    """K latent classes of yes/no items, uniform priors."""
+
+    def program(x):
+        weights = _weights([1.0] * K)
+        with numpyro.plate("cluster", K):
+            p = numpyro.sample("p", dist.Beta(1.0, 1.0).expand([x.shape[1]]).to_event(1))
+        _observe(weights, dist.Bernoulli(probs=p).to_event(1), x)
+
+    return program
+
+
+def _npreg(reference):
+    table = reference("data/npreg.csv")
+    x = table["x"].to_numpy()
+    return np.column_stack([np.ones(len(x)), x, x**2, table["yn"]])
+
+
+def _tonedata(reference):
+    table = reference("data/tonedata.csv").to_numpy(float)
+    return np.column_stack([np.ones(len(table)), table])
+
+
+# data, program, draws, and which column's coefficient or probability puts the clusters in order
+ORDERED = {
+    "npreg_K2": (_npreg, lines(2, 20.0, 10.0), 1500, ("beta", 2)),
+    "tonedata_K2": (_tonedata, lines(2, 5.0, 1.0), 1500, ("beta", 1)),
+    "carcinoma_lca_K2": (
+        lambda r: r("data/carcinoma.csv").to_numpy(int) - 1, items(2), 1500, ("p", 0)),
+    "lsat6_lca_K2": (lambda r: r("data/lsat6.csv").to_numpy(int), items(2), 3000, ("p", 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_gold_posterior_of_lines_and_items(reference, name):
+    """As above; clusters in the file's order, by one coefficient or one item."""
+    facts = reference(f"posterior/{name}.json")
+    data, program, draws, (site, column) = ORDERED[name]
+    samples = posterior(name, program, data(reference), draws=draws).samples
+    order = np.argsort(samples[site][..., column], -1)
+    names = facts.get("design") or facts["items"]
+    for row in facts["summary"]:
+        variable, _, number = row["variable"][:-1].partition("[")
+        kind, _, entry = variable.partition("_")
+        values = samples[{"w": "weights"}.get(kind, kind)]
+        values = values[..., names.index(entry)] if entry else values
+        ours = np.take_along_axis(values, order, -1)[..., int(number) - 1]
         assert_within(ours, row["mean"], row["mcse_mean"], f"{name} {variable}")
         assert_within(ours**2, row["mean_sq"], row["mcse_mean_sq"], f"{name} squared {variable}")
 
