@@ -121,7 +121,7 @@ def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:
     def by_either(params: Params) -> tuple[jax.Array, jax.Array]:
         return jax.lax.cond(density.cancels(params, data), by_components, by_sweep, params)
 
-    return by_either if family.location_scale else by_sweep
+    return by_either if density.may_cancel else by_sweep
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -527,6 +527,8 @@ def same_along(node: Node, axis: int) -> bool:
         source = sources.index(axis)
         inner = node.inputs[0]
         return inner.shape[source] != node.shape[axis] or same_along(inner, source)
+    if node.label == "transpose" and node.equation:
+        return same_along(node.inputs[0], node.equation.params["permutation"][axis])
     if not (node.inputs and (_is_elementwise(node) or (node.label == "cholesky" and axis == 0))):
         return not node.depends and not node.shape
     return all(not n.shape or same_along(n, axis) for n in node.inputs)

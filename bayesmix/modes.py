@@ -12,6 +12,8 @@ from numpyro import distributions as dist
 
 from bayesmix.blocks import Blocks
 from bayesmix.density import cached, data_of, density_of, log_density
+from bayesmix.density.layout import line_columns
+from bayesmix.families.lines import Lines
 from bayesmix.families.product import slots_of
 from bayesmix.laplace import log_evidence
 from bayesmix.mstep.bounds import boundedness
@@ -162,7 +164,9 @@ def rows_needed(mixture: Mixture) -> int:
     """Rows that a cluster needs for its own parameters: D + 1 for its own covariance matrix."""
     if mixture.general:
         return 1
-    needed = 1
+    with jax.enable_x64(True):
+        family = density_of(mixture).family
+    needed = 1 + family.own if isinstance(family, Lines) else 1
     for site in mixture.sites.values():
         for link in site.links if site.cluster_axis is not None else ():
             leaf, _, part = link.leaf.partition("[")
@@ -180,6 +184,8 @@ def _smallest_spread(mixture: Mixture, leaves: dict[str, Any]) -> np.ndarray | N
     """Each cluster's smallest variance relative to the data's, in the worst direction, (K,)."""
     with jax.enable_x64(True):
         family, rows = density_of(mixture).family, data_of(mixture).rows
+        if isinstance(family, Lines):
+            return (leaves["scale"] / line_columns(mixture)[0][:, 0].std()) ** 2
     if not family or not family.location_scale:
         return None
     D, scale = rows.z.shape[1], np.asarray(rows.scale)

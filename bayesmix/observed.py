@@ -40,7 +40,8 @@ class Found:
     """Static facts noted while the program ran.
 
     ``assignment`` is the site that was summed out, or None; ``by_row`` says that weights, masks or
-    a component's parameters differ by row; ``row_dims`` are the names of the rows' axes.
+    a component's parameters differ by row, ``masked`` that a mask lies on components; ``row_dims``
+    are the names of the rows' axes.
     """
 
     latent: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Found:
     K: int = 0
     assignment: str | None = None
     by_row: bool = False
+    masked: bool = False
     row_dims: tuple[str, ...] = ()
 
     @property
@@ -73,6 +75,7 @@ def mixture_arrays(name: str, site: dict[str, Any], found: Found) -> dict[str, A
         leaves[0], given, rank = _without_given(parts[0], value.shape)
     found.parts = (Part(name, site, tuple(parts), mixture.event_dim, rank - 1),)
     found.by_row = rank != 1 or log_weights.ndim != 1
+    found.masked = any(unwrap(part)[1] for part in parts)
     found.row_dims = _row_dims(site["cond_indep_stack"], range(-len(rows), 0))
     return {
         "values": [value],
@@ -110,8 +113,8 @@ def assigned_arrays(samples: dict[str, Any], summed: SumOut, found: Found) -> di
     members = [_member(name, samples[name], summed.used[name].rows) for name in summed.used]
     found.K, found.assignment = K, summed.name
     found.parts = tuple(member.part for member in members)
-    masked = any(unwrap(samples[name]["fn"].components)[1] for name in summed.used)
-    found.by_row = masked or log_weights.ndim > 1 or any(part.lead for part in found.parts)
+    found.masked = any(unwrap(samples[name]["fn"].components)[1] for name in summed.used)
+    found.by_row = found.masked or log_weights.ndim > 1 or any(part.lead for part in found.parts)
     found.by_row |= summed.group is not None
     found.row_dims = _row_dims(z["cond_indep_stack"], axes)
     terms = sum((member.density for member in members), log_weights)

@@ -20,6 +20,7 @@ from bayesmix.blocks import Blocks
 from bayesmix.checks import check_data
 from bayesmix.graph import Axes, Node, ancestors, axes, core, evaluate, unary_map
 from bayesmix.groups import check_groups, group_means
+from bayesmix.linear import of_clusters
 from bayesmix.marginal import marginalize
 from bayesmix.observed import Found, Part
 from bayesmix.parameters import peel, unwrap
@@ -116,7 +117,8 @@ class Mixture:
     ``assignment``. ``value`` are the data: those of the one site, or all columns side by side;
     where rows are of groups, the groups' means.
     ``weights`` and ``labels`` (the known assignments, -1 for none) are by row, or None. ``by_row``:
-    whether weights or parameters of components differ by row.
+    whether weights or parameters of components differ by row. ``masked``: whether a mask lies on
+    components.
     """
 
     program: Callable[..., Any]
@@ -127,6 +129,7 @@ class Mixture:
     observed: tuple[Observed, ...]
     assignment: str | None
     by_row: bool
+    masked: bool
     mixture_event_dim: int
     value: Any = field(repr=False)  # an array, or Blocks
     weights: np.ndarray | None = field(repr=False)
@@ -279,6 +282,7 @@ def _assemble(
         observed=observed,
         assignment=found.assignment,
         by_row=found.by_row,
+        masked=found.masked,
         mixture_event_dim=event_dim,
         value=value,
         weights=None if reading.scale is None else _concrete(reading, reading.scale),
@@ -388,7 +392,7 @@ def _links(reading: Reading, memo: dict[int, Axes]) -> dict[str, tuple[Link, ...
         given = {source + bracket + part for source in COMPUTED.get(plain, ())}
         if given & set(families[0]):
             continue  # computed from what the program gave
-        mapped = unary_map(node)
+        mapped = unary_map(of_clusters(node) or node)
         for name in sorted(node.depends):
             along = tuple(
                 next((axis for other, axis in sorted(labels) if other == name), None)

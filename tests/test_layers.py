@@ -14,6 +14,7 @@ ROOMS = (
     "blocks",
     "effort",
     "graph",
+    "linear",
     "rowwise",
     "arguments",
     "vector_mixture",

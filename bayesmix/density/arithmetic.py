@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
 
-from bayesmix.density.layout import family_of, is_tied
+from bayesmix.density.layout import family_of, is_tied, line_of
 from bayesmix.density.piece import Piece
+from bayesmix.families.lines import Lines
 from bayesmix.families.product import located
 from bayesmix.program import Mixture, Params
 from bayesmix.reader import x64
@@ -37,6 +38,7 @@ class Data(NamedTuple):
     known: list[Any]
     rows: Any  # Rows; for the general sweep None, or factors of the row weights (*rows)
     base: Any
+    frame: Any = None  # of lines: what the coefficients are in the sweep's coordinates
 
 
 class Density:
@@ -51,7 +53,11 @@ class Density:
         self.tied = self.family is not None and is_tied(self.family, reading)
         self._terms, self._priors = reading.terms, reading.priors
         self._bounds, self._scale = reading.supports, reading.scale
-        self._leaves, self._log_weights = reading.leaves[0], reading.log_weights
+        self._leaves: Any = reading.leaves[0]
+        self._log_weights = reading.log_weights
+        line = line_of(mixture)
+        if line is not None:
+            self._leaves = {"coef": line[0].coefficients, "scale": line[1]}
         self._components, self._centres = reading.components, reading.centres
         fit = (self._leaves, self._log_weights) if self.family else (self._components, self._scale)
         self.piece = Piece((self._terms, self._priors, self._bounds, self._centres, fit), reading)
@@ -78,8 +84,23 @@ class Density:
         return self.piece(self._priors[name], params, data.known)
 
     def leaves(self, params: Params, data: Data) -> dict[str, jax.Array]:
-        """The parameters of the components, each (K, *event), in data units."""
-        return self.piece(self._leaves, params, data.known)
+        """The parameters of the components, each (K, *event), in data units.
+
+        Lines have theirs in the sweep's coordinates.
+        """
+        return self._framed(self.piece(self._leaves, params, data.known), data)
+
+    def _framed(self, leaves: Any, data: Data) -> dict[str, jax.Array]:
+        if isinstance(self.family, Lines):
+            return self.family.in_frame(leaves, data.frame, self.K)
+        return leaves
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether large terms of the sweep's score may cancel, see ``cancels``."""
+        return self.family is not None and (
+            bool(self.family.location_scale) or isinstance(self.family, Lines)
+        )
 
     def transforms(self, data: Data) -> dict[str, Any]:
         """The bijection from unconstrained coordinates to each site's support."""
@@ -113,7 +134,8 @@ class Density:
     def natural(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
         """eta (K, F) and log w - A (K,) in the sweep's coordinates."""
         assert self.family is not None
-        leaves, log_weights = self.piece((self._leaves, self._log_weights), params, data.known)
+        values, log_weights = self.piece((self._leaves, self._log_weights), params, data.known)
+        leaves = self._framed(values, data)
         if self.family.location_scale:
             leaves = self.family.standardise(leaves, data.rows.shift, data.rows.scale)
         eta, normaliser = self.family.natural(leaves)

@@ -3,19 +3,28 @@
 from typing import Any
 
 import numpy as np
+import numpyro.distributions as dist
 
 from bayesmix.blocks import Blocks
 from bayesmix.families import Family, find
+from bayesmix.families.lines import Frame, Lines, frame_of
 from bayesmix.families.normal import Normal
 from bayesmix.families.product import Labels, Product
-from bayesmix.graph import same_along
+from bayesmix.graph import Node, same_along
+from bayesmix.linear import Predictor, of_clusters, read_predictor
 from bayesmix.merge import SAMPLE, Merged, merge
 from bayesmix.program import Mixture
-from bayesmix.reader import Reading
+from bayesmix.reader import Reading, x64
 
 
 def family_of(mixture: Mixture) -> Family | None:
     """The family whose sweep fits: registered families, parameters that no row changes."""
+    line = line_of(mixture)
+    if line is not None:
+        predictor = line[0]
+        shapes = zip(predictor.shapes, predictor.axes, strict=True)
+        own = sum(int(np.prod(shape)) for shape, axis in shapes if axis is not None)
+        return Lines(predictor.axes, own)
     if mixture.by_row or mixture.general:
         return None
     several = len(mixture.observed) > 1 or mixture.labels is not None
@@ -33,6 +42,56 @@ def family_of(mixture: Mixture) -> Family | None:
     if isinstance(found[0][1], Normal) and len(mixture.event_shape) == 1:
         return Normal(isotropic=same_along(mixture.reading.leaves[0]["scale"], 1))
     return found[0][1]
+
+
+def line_of(mixture: Mixture) -> tuple[Predictor, Node] | None:
+    """Location and scale, where one Normal response lies on a line for each cluster, or None.
+
+    The location is a linear predictor; the scale, (K,) or (), is the same for all rows.
+    """
+    key = ("line", x64())
+    if key not in mixture.cache:
+        mixture.cache[key] = _read_line(mixture) if _may_be_lines(mixture) else None
+    return mixture.cache[key]
+
+
+def _may_be_lines(mixture: Mixture) -> bool:
+    first = mixture.observed[0]
+    return (
+        mixture.by_row
+        and not mixture.masked
+        and first.components == (dist.Normal,)
+        and len(mixture.observed) == len(mixture.rows) == 1
+        and mixture.labels is None
+        and first.group is None
+        and not mixture.event_shape
+        and not isinstance(mixture.value, Blocks)
+        and len(mixture.reading.log_weights.shape) == 1
+    )
+
+
+def _read_line(mixture: Mixture) -> tuple[Predictor, Node] | None:
+    leaves = mixture.reading.leaves[0]
+    if leaves["loc"].shape != (mixture.N, mixture.K):
+        return None
+    predictor, scale = read_predictor(leaves["loc"]), of_clusters(leaves["scale"])
+    return None if predictor is None or scale is None else (predictor, scale)
+
+
+def line_columns(mixture: Mixture) -> tuple[np.ndarray, Frame]:
+    """The sweep's columns of a mixture of lines, (N, 1 + r), and their frame."""
+    line = line_of(mixture)
+    assert line is not None
+    key = ("line columns", x64())
+    if key not in mixture.cache:
+        X, offset = line[0].design(mixture.reading.data)
+        y = np.asarray(mixture.value, np.float64) - offset
+        counted = np.ones(len(y), bool) if mixture.weights is None else mixture.weights > 0
+        columns, frame = frame_of(X[counted], y[counted])
+        whole = np.zeros((len(y), columns.shape[1]))
+        whole[counted] = columns
+        mixture.cache[key] = whole, frame
+    return mixture.cache[key]
 
 
 def _shapes(mixture: Mixture, site: str) -> dict[str, tuple[int, ...]]:
@@ -65,6 +124,8 @@ def columns_of(mixture: Mixture) -> tuple[Any, np.ndarray | None]:
     weights = None if mixture.weights is None else mixture.weights.reshape(-1)
     if isinstance(mixture.value, Blocks):
         return mixture.value, weights
+    if line_of(mixture) is not None:
+        return line_columns(mixture)[0], weights
     columns = [
         site.of_rows(array, mixture.rows)
         for site in mixture.observed

@@ -13,8 +13,9 @@ import numpy as np
 
 from bayesmix.blocks import Blocks
 from bayesmix.density.arithmetic import Data, Density
-from bayesmix.density.layout import columns_of, merged_of, spread_out
+from bayesmix.density.layout import columns_of, line_columns, merged_of, spread_out
 from bayesmix.effort import cells_of, compiled
+from bayesmix.families.lines import Lines
 from bayesmix.graph import evaluate
 from bayesmix.merge import binned
 from bayesmix.program import Mixture
@@ -63,7 +64,8 @@ def prepare(density: Density, mixture: Mixture, dtype: str) -> Data:
                 rows = sharded(rows, mixture.arguments.mesh)
     source = tuple(sorted(mixture.reading.data))
     arrays = [mixture.reading.data[number] for number in source]
-    return _prepare(density, source, arrays, rows)
+    frame = line_columns(mixture)[1] if isinstance(density.family, Lines) else None
+    return _prepare(density, source, arrays, rows)._replace(frame=jax.tree.map(jnp.asarray, frame))
 
 
 def _prepare_blocks(density: Density, mixture: Mixture, blocks: Blocks, dtype: str) -> Data:
@@ -122,7 +124,7 @@ def sample_of(
     total = len(x) if weights is None else weights.sum()
     raised = raised * (total / raised.sum())
     rows = rows_of(some, raised, density.family, mixture.K, data.rows.z.dtype.name)
-    return some, on_rows(density, data.known, rows), False
+    return some, on_rows(density, data.known, rows)._replace(frame=data.frame), False
 
 
 def binned_of(mixture: Mixture, data: Data, bins: int) -> tuple[np.ndarray, Data]:

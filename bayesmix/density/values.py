@@ -19,7 +19,7 @@ def _log_joint(
     density: Density, piece: Piece, params: Params, data: Data, known: list[Any]
 ) -> jax.Array:
     """The log joint by the sweep; by the components' own densities where the sweep would cancel."""
-    if density.family is None or not density.family.location_scale:
+    if not density.may_cancel:
         return density.log_joint(params, data)
 
     def by_components() -> jax.Array:

@@ -21,6 +21,7 @@ from bayesmix.mstep import (
 )
 from bayesmix.mstep.ascent import ascend
 from bayesmix.mstep.describe import describe
+from bayesmix.mstep.lines import least_squares
 from bayesmix.mstep.rules import Block, Context, Plan, Target, plan_for, rule
 from bayesmix.program import Params
 
@@ -51,6 +52,8 @@ def m_step(
             context = Context(density, params, statistics, data)
             value = block.update(block.target, context.at(block.target))
             params = params | {block.target.name: value}
+        elif block.kind == "closed":
+            params = least_squares(density, block.sites, params, statistics, data)
         else:
             params, inverse = ascend(
                 density, block.sites, params, inverse, statistics, data, evaluations

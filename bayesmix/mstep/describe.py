@@ -6,6 +6,7 @@ import jax
 
 from bayesmix.blocks import Blocks
 from bayesmix.density import density_of, merged_of, spread_out
+from bayesmix.families.lines import Lines
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.mstep.rules import plan_for
 from bayesmix.program import Mixture, Site
@@ -67,7 +68,8 @@ def _feeds(site: Site) -> str:
 def _notes(mixture: Mixture) -> list[str]:
     density = density_of(mixture)
     if density.family:
-        sweep = f"exponential-family sweep ({density.family.name}), no N x K array"
+        which = ", a line for each cluster" if isinstance(density.family, Lines) else ""
+        sweep = f"exponential-family sweep ({density.family.name}{which}), no N x K array"
     else:
         sweep = "general sweep: the components' own log_prob, one (rows, K) array"
     if density.tied:

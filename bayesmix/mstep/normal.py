@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bayesmix.families.lines import Lines
 from bayesmix.mstep.reduce import normal_statistics, to_site
 from bayesmix.mstep.rules import Context, Target, rule
 
@@ -20,6 +21,11 @@ FAMILIES = ("Normal", "LogNormal", "StudentT")
 
 def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mass, sum of r (x - loc) and sum of r (x - loc)^2, each (K, *event), in data units."""
+    family = context.density.family
+    if isinstance(family, Lines):  # (1, K), as the parameter is (N, K)
+        mass, features = context.statistics
+        square = family.squares(context.leaves(), features)[None]
+        return mass[None], jnp.zeros_like(square), square
     _, mass, features = normal_statistics(context)
     rows = context.data.rows
     loc = context.leaves()["loc"]
@@ -63,7 +69,9 @@ def _squares(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
     A location whose prior this scale multiplies counts as one more observation of weight kappa.
     """
     square = _moments(context)[2]
-    count = context.statistics.mass.reshape(-1, *[1] * (square.ndim - 1))
+    count = context.statistics.mass
+    if not isinstance(context.density.family, Lines):
+        count = count.reshape(-1, *[1] * (square.ndim - 1))
     count = jnp.broadcast_to(count, square.shape)
     if target.child is not None:
         prior = context.prior(target.child.site)

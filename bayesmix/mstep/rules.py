@@ -15,9 +15,12 @@ from typing import Any
 import jax
 
 from bayesmix.density import Data, Density, density_of
+from bayesmix.density.layout import line_columns
 from bayesmix.families import Family
+from bayesmix.families.lines import Lines
 from bayesmix.families.product import Product, Slot
 from bayesmix.graph import axes, core, degree, multiple_of
+from bayesmix.mstep.lines import line_sites
 from bayesmix.program import Link, Mixture, Params, Site
 from bayesmix.sweep import Statistics, count_statistics
 
@@ -169,14 +172,19 @@ def plan_for(mixture: Mixture) -> Plan:
 def _plan(mixture: Mixture) -> Plan:
     family = density_of(mixture).family
     closed, rest = [], []
+    coefficients = line_sites(mixture)
+    if coefficients:
+        closed.append(Block(coefficients, "closed", "closed form, weighted least squares"))
     for name, site in mixture.sites.items():
+        if name in coefficients:
+            continue
         block = _closed_block(mixture, site, family)
         if block is None:
             rest.append(name)
         else:
             closed.append(block)
     order = {"weights": 0, "loc": 1}
-    closed.sort(key=lambda block: order.get(_plain(block.target.link) if block.target else "", 2))
+    closed.sort(key=lambda each: order.get(_plain(each.target.link) if each.target else "loc", 2))
     if rest:
         closed.append(Block(tuple(rest), "ascent", "ascent on Q" + _reach(mixture, family)))
     return Plan(tuple(closed))
@@ -193,6 +201,9 @@ def _feature_count(mixture: Mixture, family: Family) -> int:
     """Statistics of one cluster, its mass among them."""
     if isinstance(family, Product):
         return 1 + family.slots[-1].features.stop
+    if isinstance(family, Lines):
+        columns = line_columns(mixture)[0].shape[1]
+        return 1 + columns * (columns + 1) // 2
     columns = math.prod(mixture.event_shape) * (1 + len(mixture.observed[0].given))
     return count_statistics(family, columns)
 
@@ -216,6 +227,8 @@ def _closed_block(mixture: Mixture, site: Site, family: Family | None) -> Block 
     if len(site.links) != 1 or site.weighted or not _private(mixture, site):
         return None
     link = site.links[0]
+    if isinstance(family, Lines) and _plain(link) == "loc":
+        return None
     if link.map is None or not _covers(site, link):
         return None
     owner, part = _owner(link, family)
