@@ -16,17 +16,16 @@ from bayesmix.density import data_of, density_of
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
-from bayesmix.nuts.kernel import constrainer, machine
-from bayesmix.nuts.record import Block, Folder, Memory, Record
+from bayesmix.nuts.kernel import KERNELS
+from bayesmix.nuts.noise import words_of
+from bayesmix.nuts.record import Folder, Memory, Record
 from bayesmix.nuts.result import NUTSResult
-from bayesmix.nuts.schedule import schedule
+from bayesmix.nuts.session import Session
 from bayesmix.nuts.starts import Starts, starts_of
 from bayesmix.program import Mixture, trace
 from bayesmix.saved import another_run, digest, outline
 from bayesmix.smc import SMCResult
 
-ADAPTED_WARMUP = 300
-PLAIN_WARMUP = 1000
 # Relative difference of log densities that rounding may make.
 SAME = {"float64": 1e-9, "float32": 1e-3}
 
@@ -36,8 +35,10 @@ class NUTS:
     """Posterior sampling; ``NUTS(program).run(key, *data, start=em)`` returns a NUTSResult.
 
     chains, draws : chains run side by side (vectorised); draws kept per chain.
-    warmup : transitions per chain to adapt in; by default 300 when a mode's curvature is known
-        beforehand and 1000 when not.
+    warmup : transitions per chain to adapt in; by default 150 (of the step size) when a mode's
+        curvature is known beforehand and 1000 when not.
+    kernel : "nuts", or "hmc" for short trajectories of random length, or "numpyro" for NumPyro's
+        NUTS with its ordinary adaptation of step size and scales.
     target_accept : acceptance rate that the step size is adapted to.
     dtype : "float64" or "float32".
     path : a folder to write the draws to, block by block, instead of holding them in memory. The
@@ -51,6 +52,7 @@ class NUTS:
     chains: int = 4
     warmup: int | None = None
     draws: int = 1000
+    kernel: str = "nuts"
     target_accept: float = 0.8
     dtype: str = "float64"
     progress_bar: bool = True
@@ -63,6 +65,8 @@ class NUTS:
                 raise ValueError(f"{name} must be a positive whole number, not {value!r}")
         if not 0 < self.target_accept < 1:
             raise ValueError(f"target_accept must lie between 0 and 1, not {self.target_accept!r}")
+        if self.kernel not in (*KERNELS, "numpyro"):
+            raise ValueError(f'kernel must be "nuts", "hmc" or "numpyro", not {self.kernel!r}')
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f'dtype must be "float64" or "float32", not {self.dtype!r}')
 
@@ -88,16 +92,14 @@ class NUTS:
                 f'start must be an EMResult, an SMCResult, "prior" or None, not {start!r}'
             )
         record = self._record(mixture, key, start)
-        key, key_start = jax.random.split(key)
         if start is None:
-            start = EM(self.program, progress_bar=self.progress_bar).run(key_start, *args, **kwargs)
+            em_key = jax.random.fold_in(key, 0)
+            start = EM(self.program, progress_bar=self.progress_bar).run(em_key, *args, **kwargs)
         known = start if isinstance(start, EMResult | SMCResult) else None
-        made = record.once(
-            "start", lambda: starts_of(mixture, known, key_start, self.chains).arrays()
-        )
+        made = record.once("start", lambda: starts_of(mixture, known, key, self.chains).arrays())
         starts = Starts.of(made)
         with jax.enable_x64(self.dtype == "float64"):
-            draws, stopped = self._sample(key, mixture, starts, record, known is not None)
+            draws, said = self._sample(key, mixture, starts, record)
         stats = record.draws("stats", draws)
         return NUTSResult(
             mixture=mixture,
@@ -106,60 +108,62 @@ class NUTS:
             start=known if isinstance(known, EMResult) else None,
             smc=known if isinstance(known, SMCResult) else None,
             start_policy=starts.policy,
-            notes=(*starts.notes, *stopped, *_divergences(stats)),
+            notes=(*starts.notes, *said, *_divergences(stats)),
             seconds=time.perf_counter() - began,
-            seed=str(np.asarray(jax.random.key_data(key)).tolist()),
+            seed=str(words_of(key)),
             settings={
                 "chains": self.chains,
-                "warmup": self._warmup(known is not None),
+                "warmup": record.done["warmup"],
+                "kernel": self.kernel,
                 "draws": draws,
                 "target_accept": self.target_accept,
                 "dtype": self.dtype,
             },
         )
 
-    def _warmup(self, geometry: bool) -> int:
-        return self.warmup or (ADAPTED_WARMUP if geometry else PLAIN_WARMUP)
-
     def _record(self, mixture: Mixture, key: Any, start: Any) -> Record:
         if self.path is None:
             return Memory()
         result = start if isinstance(start, EMResult | SMCResult) else None
-        known = np.asarray(jax.random.key_data(key))
         run = {
             "program": outline(mixture),
             "data": digest(*(a for a in mixture.arguments.arrays if isinstance(a, np.ndarray))),
-            "key": str(known.tolist()),
+            "key": str(words_of(key)),
             "start": digest(*result.params.values()) if result else str(start),
         }
-        settings = ("chains", "warmup", "target_accept", "dtype")
+        settings = ("chains", "warmup", "kernel", "target_accept", "dtype")
         return Folder(self.path, run | {name: str(getattr(self, name)) for name in settings})
 
     def _sample(
-        self, key: Any, mixture: Mixture, starts: Starts, record: Record, geometry: bool
+        self, key: Any, mixture: Mixture, starts: Starts, record: Record
     ) -> tuple[int, list[str]]:
-        """Fill the record; the number of draws of each chain then, and what stopped it early."""
-        density, data = density_of(mixture), data_of(mixture)
-        warmup = self._warmup(geometry)
-        begin, advance = machine(density, warmup, self.target_accept)
-        constrain = constrainer(density)
-        centre, factor = (jnp.asarray(part, float) for part in starts.frame)
+        """Fill the record; the number of draws of each chain then, and what there is to say."""
         first = _first(mixture, starts)
         self._check_same(record, first)
-        states = begin(jax.random.split(key, self.chains), first, data, centre, factor)
-        states = record.resume(states)
-        goal = {"warmup": warmup, "draws": self.draws}
+        session = Session(
+            density=density_of(mixture),
+            data=data_of(mixture),
+            centre=jnp.asarray(starts.frame.centre, float),
+            factor=jnp.asarray(starts.frame.factor, float),
+            key=key,
+            chains=self.chains,
+            record=record,
+            warmup=self.warmup,
+            draws=self.draws,
+            target_accept=self.target_accept,
+            progress_bar=self.progress_bar,
+        )
+        notes: list[str] = []
         try:
-            for phase, count in schedule(record.done, goal, self.progress_bar):
-                states, kept = advance(states, count, data, centre, factor)
-                u = kept.pop("u")
-                sites = constrain(u.reshape(-1, u.shape[-1]), data, centre, factor)
-                record.add(phase, _block(sites, kept, count), states)
+            if starts.whitened and self.kernel != "numpyro":
+                session.whitened(self.kernel, first, notes.append)
+            else:
+                session.ordinary(first)
         except KeyboardInterrupt:
             if not record.done["draws"]:
                 raise
-            return record.done["draws"], [self._interrupted(record.done["draws"])]
-        return self.draws, []
+            notes.append(self._interrupted(record.done["draws"]))
+        return min(record.done["draws"], self.draws), notes
 
     def _interrupted(self, done: int) -> str:
         further = "" if self.path is None else "; the same call goes on from there"
@@ -175,24 +179,12 @@ class NUTS:
             )
 
 
-def _block(sites: dict[str, Any], stats: dict[str, Any], count: int) -> Block:
-    """The first ``count`` of the transitions that a compiled call has room for."""
-    rows, chains = stats["lp"].shape
-    named = {f"stats/{name}": np.asarray(value) for name, value in stats.items()}
-    named["stats/lp"] = -named["stats/lp"]
-    for name, value in sites.items():
-        named[f"sites/{name}"] = np.asarray(value, np.float64).reshape(
-            rows, chains, *value.shape[1:]
-        )
-    return {name: value[:count] for name, value in named.items()}
-
-
 def _first(mixture: Mixture, starts: Starts) -> ParamInfo:
-    """The chains' first points with potential and gradient there."""
+    """The chains' first points with potential and gradient there, in the ambient precision."""
     (centre, factor), points = starts.frame, starts.points
     values, gradients, _ = evaluate(mixture, centre + points @ factor.T)
-    potential, gradient = -values, -gradients @ factor
-    return ParamInfo(*(jnp.asarray(part, float) for part in (points, potential, gradient)))
+    dtype = values.dtype
+    return ParamInfo(points.astype(dtype), -values, (-gradients @ factor).astype(dtype))
 
 
 def _check_start(mixture: Mixture, start: EMResult | SMCResult) -> None:

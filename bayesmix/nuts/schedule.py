@@ -12,25 +12,25 @@ FEW = 10  # transitions of the first call: how long they take is not known yet
 PATIENCE = 1.0  # seconds that a call should take at most
 
 
-def schedule(
-    done: Mapping[str, int], goal: Mapping[str, int], shown: bool
-) -> Iterator[tuple[str, int]]:
-    """(phase, transitions) of each call until ``done``, which the caller counts, is ``goal``."""
+def schedule(phase: str, done: Mapping[str, int], goal: int, shown: bool) -> Iterator[int]:
+    """Transitions of each call, until ``done``, which the caller counts, is ``goal``."""
     from tqdm.auto import tqdm
 
     count = FEW
-    total, before = sum(goal.values()), sum(done.values())
     with tqdm(
-        total=total, initial=before, desc="NUTS", unit="draw", leave=False, disable=not shown
+        total=goal,
+        initial=min(done[phase], goal),
+        desc=f"NUTS {phase}",
+        unit="draw",
+        leave=False,
+        disable=not shown,
     ) as bar:
-        for phase in goal:
-            bar.set_postfix_str(phase)
-            while done[phase] < goal[phase]:
-                some = min(count, goal[phase] - done[phase])
-                began = time.perf_counter()
-                yield phase, some
-                bar.update(some)
-                count = _next(count, time.perf_counter() - began)
+        while done[phase] < goal:
+            some = min(count, goal - done[phase])
+            began = time.perf_counter()
+            yield some
+            bar.update(some)
+            count = _next(count, time.perf_counter() - began)
 
 
 def _next(count: int, seconds: float) -> int:

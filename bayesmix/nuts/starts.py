@@ -12,6 +12,7 @@ from bayesmix.curvature import free_vector
 from bayesmix.density import data_of, density_of
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import geometry_at
+from bayesmix.nuts.noise import words_of
 from bayesmix.program import Mixture
 from bayesmix.smc import SMCResult
 from bayesmix.symmetry import aligned
@@ -29,11 +30,13 @@ class Frame(NamedTuple):
 class Starts(NamedTuple):
     """The sampler's coordinates, every chain's first point there, and the words for it.
 
-    points : (chain, n). policy : how the chains began. notes : what the user should know.
+    points : (chain, n). whitened : whether the coordinates have about unit scale.
+    policy : how the chains began. notes : what the user should know.
     """
 
     frame: Frame
     points: np.ndarray
+    whitened: bool
     policy: str
     notes: tuple[str, ...] = ()
 
@@ -43,6 +46,7 @@ class Starts(NamedTuple):
             "centre": self.frame.centre,
             "factor": self.frame.factor,
             "points": self.points,
+            "whitened": np.array(self.whitened),
             "policy": np.array(self.policy),
             "notes": np.array(self.notes, dtype=str),
         }
@@ -51,7 +55,13 @@ class Starts(NamedTuple):
     def of(cls, arrays: dict[str, np.ndarray]) -> "Starts":
         """The inverse of ``arrays``."""
         frame = Frame(arrays["centre"], arrays["factor"])
-        return cls(frame, arrays["points"], str(arrays["policy"]), tuple(arrays["notes"].tolist()))
+        return cls(
+            frame,
+            arrays["points"],
+            bool(arrays["whitened"]),
+            str(arrays["policy"]),
+            tuple(arrays["notes"].tolist()),
+        )
 
 
 def starts_of(
@@ -69,7 +79,8 @@ def starts_of(
 def _from_particles(mixture: Mixture, smc: SMCResult, key: Any, chains: int) -> Starts:
     """Particles at random, so that each mode gets chains by its probability, on average."""
     count = len(smc.sample_stats["lp"])
-    chosen = np.asarray(jax.random.choice(key, count, (chains,), replace=chains > count))
+    rng = np.random.default_rng(words_of(key))
+    chosen = rng.choice(count, chains, replace=chains > count)
     z = np.stack(
         [free_vector(mixture, {n: v[one] for n, v in smc.params.items()}) for one in chosen]
     )
@@ -78,7 +89,7 @@ def _from_particles(mixture: Mixture, smc: SMCResult, key: Any, chains: int) -> 
         f"starts: {chains} particles of SMC; the chains sit in each mode by its probability only "
         "as far as so few can"
     )
-    return Starts(frame, np.linalg.solve(smc.factor, (z - frame.centre).T).T, policy)
+    return Starts(frame, np.linalg.solve(smc.factor, (z - frame.centre).T).T, True, policy)
 
 
 def _from_prior(mixture: Mixture, key: Any, chains: int) -> Starts:
@@ -97,7 +108,7 @@ def _from_prior(mixture: Mixture, key: Any, chains: int) -> Starts:
         f"starts: {chains} draws from the prior, ordinary adaptation; R-hat compares chains that "
         "began far apart"
     )
-    return Starts(Frame(np.zeros(n), np.eye(n)), points, policy)
+    return Starts(Frame(np.zeros(n), np.eye(n)), points, False, policy)
 
 
 def _from_modes(mixture: Mixture, em: EMResult, key: Any, chains: int) -> Starts:
@@ -114,15 +125,16 @@ def _from_modes(mixture: Mixture, em: EMResult, key: Any, chains: int) -> Starts
     share = _shares([geometry.log_evidence for _, geometry in known], chains)
     inverse = np.linalg.inv(best.factor)
     points = []
-    for number, chain_key in zip(share, jax.random.split(key, chains), strict=True):
+    rng = np.random.default_rng(words_of(key))
+    for number in share:
         geometry = known[number][1]
         if number:
             same_names = aligned(mixture, geometry.params, em.params)
             geometry = geometry_at(mixture, same_names) or geometry
-        spread = geometry.factor @ np.asarray(jax.random.normal(chain_key, (geometry.z.size,)))
+        spread = geometry.factor @ rng.standard_normal(geometry.z.size)
         points.append(inverse @ (geometry.z + spread - best.z))
     policy = _policy(len(known), chains)
-    return Starts(Frame(best.z, best.factor), np.stack(points), policy)
+    return Starts(Frame(best.z, best.factor), np.stack(points), True, policy)
 
 
 def _policy(modes: int, chains: int) -> str:
@@ -140,12 +152,13 @@ def _policy(modes: int, chains: int) -> str:
 def _without_curvature(mixture: Mixture, em: EMResult, key: Any, chains: int) -> Starts:
     density, data = density_of(mixture), data_of(mixture)
     z = np.asarray(to_free(density, {n: jnp.asarray(v) for n, v in em.params.items()}, data))
-    points = z + 0.01 * np.asarray(jax.random.normal(key, (chains, z.size)))
+    points = z + 0.01 * np.random.default_rng(words_of(key)).standard_normal((chains, z.size))
     note = (
         "the log density has no proper maximum near EM's mode (its Hessian is not negative "
         "definite), so the chains use NumPyro's ordinary adaptation"
     )
-    return Starts(Frame(np.zeros(z.size), np.eye(z.size)), points, _policy(1, chains), (note,))
+    frame = Frame(np.zeros(z.size), np.eye(z.size))
+    return Starts(frame, points, False, _policy(1, chains), (note,))
 
 
 def _shares(log_evidence: list[float], chains: int) -> list[int]:
