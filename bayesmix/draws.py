@@ -106,7 +106,7 @@ def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:
     if family is None:
         return by_components
     z = ((rows.x - data.rows.shift) / data.rows.scale).T
-    base = family.base(z) - jnp.log(data.rows.scale).sum()
+    base = family.base(rows.x.T) - jnp.log(data.rows.scale).sum()
 
     def by_sweep(params: Params) -> tuple[jax.Array, jax.Array]:
         eta, offset = density.natural(params, data)

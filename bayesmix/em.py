@@ -232,9 +232,9 @@ def _check_size(mixture: Mixture) -> None:
     """Refuse data whose squares overflow, and fewer rows than a flat prior can be fitted to."""
     family = density_of(mixture).family
     if family is not None and family.location_scale and not isinstance(mixture.value, Blocks):
-        x = np.asarray(mixture.value, np.float64)
+        x = np.asarray(columns_of(mixture)[0], np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            size = np.abs(x - x.mean(tuple(range(len(mixture.rows))))).max()
+            size = np.abs(x - x.mean(0)).max()
         if not size < 1e150 or 0 < size < 1e-150:
             raise ValueError(
                 f"site {mixture.name!r}: the data spread over {size:.3g}, whose square is outside "

@@ -47,7 +47,6 @@ COORDINATES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
     dist.CategoricalProbs: _indicators,
     dist.CategoricalLogits: _indicators,
     dist.VonMises: _on_the_circle,
-    dist.LogNormal: _logarithms,
     dist.Gamma: _logarithms,
     dist.InverseGamma: _logarithms,
     dist.Weibull: _logarithms,
@@ -149,7 +148,8 @@ def coded(mixture: Mixture, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
     """Rows of the sweep as columns in which distance means something, and their known labels.
 
     Categories become indicators, successes shares of their trials, angles points on the circle;
-    positive numbers and shares are taken by their logarithms. Labels are -1 for none.
+    other positive numbers than log-normal ones, which are logarithms already, and shares are taken
+    by their logarithms. Labels are -1 for none.
     """
     blocks, start = [], 0
     for site in mixture.observed:

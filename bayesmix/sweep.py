@@ -129,7 +129,7 @@ def streamed_rows(blocks: Blocks, family: Family, K: int, dtype: str, tied: bool
     base, squares = -len(blocks) * float(np.log(spread).sum()), np.zeros(())
     for block in blocks:
         chunks = _laid_out(rows.z, block)
-        base += float(_block_base(family, chunks))
+        base += float(_block_base(family, chunks, shift, spread))
         squares = squares + np.asarray(_block_squares(family, chunks)) if tied else squares
     return rows._replace(base=base, shared=jnp.asarray(squares) if tied else None)
 
@@ -211,7 +211,8 @@ def total_base(family: Family, rows: Rows) -> jax.Array:
     """sum_n w_n log h(x_n), with the Jacobian of the standardisation, in nats."""
 
     def part(z: jax.Array, w: jax.Array) -> jax.Array:
-        return jnp.sum(w * jax.vmap(family.base)(z))
+        x = rows.shift[:, None] + rows.scale[:, None] * z
+        return jnp.sum(w * jax.vmap(family.base)(x))
 
     z, w = jnp.asarray(rows.z, float), jnp.asarray(rows.weights, float)
     return rows.base + _over_devices(part, z, w)
@@ -328,8 +329,8 @@ def _chunks(size: int, dtype: str, x: jax.Array, shift: Any, scale: Any) -> Any:
 
 
 @partial(jax.jit, static_argnums=0)
-def _block_base(family: Family, chunks: Any) -> jax.Array:
-    return total_base(family, _unscaled(*chunks))
+def _block_base(family: Family, chunks: Any, shift: Any, scale: Any) -> jax.Array:
+    return total_base(family, _unscaled(*chunks)._replace(shift=shift, scale=scale))
 
 
 @partial(jax.jit, static_argnums=0)

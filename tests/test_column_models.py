@@ -360,6 +360,36 @@ def test_bad_data_are_refused_in_one_sentence(name):
     assert len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize("name", ["gamma", "log_normal", "beta", "von_mises", "dirichlet"])
+def test_constant_columns_are_named(name):
+    x = np.tile([0.2, 0.3, 0.5], (20, 1)) if name == "dirichlet" else np.full(20, 0.3)
+    with pytest.raises(ValueError, match="column 0 is constant"):
+        em_of(name, x)
+
+
+def em_of(name, x):
+    return bm.EM(getattr(models, name)(K), restarts=4, progress_bar=False).run(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_logarithms_are_centred_before_they_are_squared(factor):
+    """Far from 1 their squares would cancel; fits are the same in any unit."""
+    here, there = em_of("log_normal", POSITIVE), em_of("log_normal", POSITIVE * factor)
+    assert there.converged
+    volume = POSITIVE.size * np.log(factor)
+    assert there.log_joint + volume == pytest.approx(here.log_joint, abs=1e-8)
+    np.testing.assert_allclose(there.responsibilities, here.responsibilities, atol=1e-5)
+
+
+def test_log_normal_rows_may_be_blocks():
+    program = models.log_normal(K)
+    params = params_of("log_normal", POSITIVE, np.random.default_rng(0))
+    blocks = bm.Blocks([POSITIVE[:20], POSITIVE[20:]])
+    with jax.enable_x64(True):
+        values = [float(bm.log_joint(bm.trace(program, x), params)) for x in (POSITIVE, blocks)]
+    assert values[1] == pytest.approx(values[0], rel=1e-12)
+
+
 def test_counts_that_miss_their_total_are_refused():
     from programs import BY_ID
 

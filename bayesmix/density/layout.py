@@ -1,19 +1,20 @@
 """The observed side laid out for the sweep: which family, which columns, which rows."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpyro.distributions as dist
 
 from bayesmix.blocks import Blocks
-from bayesmix.families import Family, find
+from bayesmix.families import Family, coordinates, find
 from bayesmix.families.lines import Frame, Lines, frame_of
 from bayesmix.families.normal import Normal
 from bayesmix.families.product import Labels, Product
 from bayesmix.graph import Node, same_along
 from bayesmix.linear import Predictor, of_clusters, read_predictor
 from bayesmix.merge import SAMPLE, Merged, merge
-from bayesmix.program import Mixture
+from bayesmix.program import Mixture, Observed
 from bayesmix.reader import Reading, x64
 
 
@@ -119,21 +120,44 @@ def is_tied(family: Family, reading: Reading) -> bool:
 def columns_of(mixture: Mixture) -> tuple[Any, np.ndarray | None]:
     """Observed values (N, D) in their own dtype, or Blocks, and row weights (N,) or None.
 
-    Numbers of trials follow the columns of their site; known labels come last.
+    Numbers of trials follow the columns of their site; known labels come last. Log-normal columns
+    come as logarithms.
     """
     weights = None if mixture.weights is None else mixture.weights.reshape(-1)
     if isinstance(mixture.value, Blocks):
-        return mixture.value, weights
+        change = _change(mixture.observed[0])
+        blocks = mixture.value if change is None else Blocks(_Changed(mixture.value, change))
+        return blocks, weights
     if line_of(mixture) is not None:
         return line_columns(mixture)[0], weights
     columns = [
         site.of_rows(array, mixture.rows)
         for site in mixture.observed
-        for array in (site.value, *site.given.values())
+        for array in (_changed(site), *site.given.values())
     ]
     columns += [] if mixture.labels is None else [mixture.labels]
     flat = [column.reshape(mixture.N, -1) for column in columns]
     return flat[0] if len(flat) == 1 else np.concatenate(flat, 1), weights
+
+
+def _change(site: Observed) -> Callable[[Any], Any] | None:
+    """From the columns of a site to those of its family's sweep."""
+    return coordinates(site.components[0]) if len(site.components) == 1 else None
+
+
+def _changed(site: Observed) -> np.ndarray:
+    change = _change(site)
+    return site.value if change is None else change(site.value)
+
+
+class _Changed:
+    """Blocks with another variable in their columns, taken as they are read."""
+
+    def __init__(self, blocks: Blocks, change: Callable[[Any], Any]) -> None:
+        self.blocks, self.change = blocks, change
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.change, self.blocks)
 
 
 def spread_out(mixture: Mixture) -> bool:

@@ -79,7 +79,7 @@ def _prepare_blocks(density: Density, mixture: Mixture, blocks: Blocks, dtype: s
     source = next(number for number, array in data.items() if array is blocks)
     del data[source]
     known = summarise(density.piece.frontier, source, data, blocks)
-    rows = streamed_rows(blocks, density.family, density.K, dtype, density.tied)
+    rows = streamed_rows(columns_of(mixture)[0], density.family, density.K, dtype, density.tied)
     return Data([jnp.asarray(value) for value in known], rows, jnp.asarray(rows.base, float))
 
 

@@ -17,6 +17,10 @@ features depend on the range of the data (one for each count) has ``seen(values)
 the family for it, or None. A ``robust`` family is centred and scaled by medians, since its rows may
 lie anywhere.
 
+A family of a transformed variable (log x of a log-normal) has ``coordinates(x)``, which makes the
+sweep's columns of the observed ones, (N, D) each, before they are centred; its ``base``, in these
+columns as they were before, then has the Jacobian.
+
 A family with an unobserved variable by row and cluster (the scale of a Student-t) is exponential in
 the pair (x, u), with the moments of u given x for statistics. Its ``scores`` sums u out; see
 ``Linear``, which is what all other families do. A family that is not here goes through the general
@@ -119,6 +123,11 @@ class Linear(NamedTuple):
 def kernel(family: Family) -> Any:
     """What scores the rows of a family: the family itself, or its features' matrix product."""
     return family if hasattr(family, "scores") else Linear(family.features)
+
+
+def coordinates(distribution: type) -> Callable[[Any], Any] | None:
+    """The map from observed columns to the sweep's, for components of this distribution."""
+    return getattr(_families.get(distribution), "coordinates", None)
 
 
 def linear(z: jax.Array) -> jax.Array:

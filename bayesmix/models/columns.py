@@ -25,7 +25,8 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesmix.models.inputs import by_column, cluster_count, rows
-from bayesmix.models.moments import REACH, share, variance
+from bayesmix.models.moments import REACH, share
+from bayesmix.models.moments import variance as sample_variance
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 HARMONICS = 3  # waves per turn that say where angles are few
@@ -221,6 +222,12 @@ def _program(name: str, K: int) -> Program:
 # ------------------------------------------------------------------------------------- the priors
 
 
+def variance(x: jax.Array) -> jax.Array:
+    """Sample variance of each column; exactly 0 for a constant one, whose mean is rounded."""
+    found = sample_variance(x)
+    return jnp.where(found > (64 * jnp.finfo(x.dtype).eps * x.mean(0)) ** 2, found, 0.0)
+
+
 def _log_location(x: jax.Array, K: int) -> dist.Distribution:
     y = jnp.log(x)
     return dist.LogNormal(y.mean(0), REACH * jnp.sqrt(variance(y)))
@@ -242,7 +249,8 @@ def _part_of_binary_variance(x: jax.Array) -> jax.Array:
 
 def _circular_variance(x: jax.Array) -> jax.Array:
     """2 (1 - R), which is the variance of narrow data in radians squared."""
-    return 2 * (1 - jnp.hypot(jnp.cos(x).mean(0), jnp.sin(x).mean(0)))
+    found = 2 * (1 - jnp.hypot(jnp.cos(x).mean(0), jnp.sin(x).mean(0)))
+    return jnp.where(found > 64 * jnp.finfo(x.dtype).eps, found, 0.0)
 
 
 def _count_variance(x: jax.Array) -> jax.Array:
