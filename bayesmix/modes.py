@@ -144,7 +144,8 @@ def _degeneracy(
 ) -> str:
     """Why a mode is not regular, in words; "" if it is."""
     spread = _smallest_spread(mixture, leaves)
-    smallest = int(np.argmin(counts))
+    placed = np.delete(np.arange(len(counts)), mixture.background)
+    smallest = int(placed[np.argmin(counts[placed])])
     if spread is not None and spread.min() < SINGULAR:
         k = int(np.argmin(spread))
         return (

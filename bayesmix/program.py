@@ -152,6 +152,16 @@ class Mixture:
         return len(self.observed[0].components) > 1
 
     @cached_property
+    def background(self) -> tuple[int, ...]:
+        """Clusters of a MixtureGeneral that nothing is fitted to: noise, a fixed value."""
+        if not self.general:
+            return ()
+        fixed = [
+            not any(node.depends for node in leaves.values()) for leaves in self.reading.leaves
+        ]
+        return () if all(fixed) else tuple(k for k, known in enumerate(fixed) if known)
+
+    @cached_property
     def marginal(self) -> Callable[..., Any]:
         """The program as NumPyro can run it without enumeration: its assignment summed out."""
         return self.program if self.assignment is None else marginalize(self.program)

@@ -59,7 +59,7 @@ def search(
         x, data, whole = sample_of(mixture, climber.data, SCOUT, rng)
     scout = replace(climber, data=data, tol=climber.tol if whole else max(climber.tol, ROUGH))
     ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
-    starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng)
+    starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng, mixture.background)
     runs: list[Run] = []
     interrupted = False
     try:

@@ -20,6 +20,7 @@ SUBSAMPLE = 4096
 SOFT = 0.05
 FIRM = 0.95
 HAZE = 0.01
+SPARE = 0.1  # of every row: what the background begins with
 KINDS = ("k-means", "seeds", "slices", "random", "rows", "slices", "seeds", "random")
 LLOYD = {"k-means": 10, "seeds": 1}
 
@@ -60,7 +61,8 @@ COORDINATES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
 class Starts:
     """Random starts for rows in some coordinates, (n, D) each; ``ordered`` clusters ascend.
 
-    ``labels`` (n,) are known assignments, -1 for none, or None.
+    ``labels`` (n,) are known assignments, -1 for none, or None. K does not count the clusters of
+    the ``background``, which have no place among the rows and begin with a little of every row.
     """
 
     x: np.ndarray
@@ -69,13 +71,16 @@ class Starts:
     ordered: bool
     rng: np.random.Generator
     labels: np.ndarray | None = None
+    background: tuple[int, ...] = ()
 
     def start(self, number: int) -> np.ndarray:
         """Responsibilities (n, K) of start ``number``, which says of what kind it is."""
         labels = self._labels(self.coordinates[number // len(KINDS) % 2], number)
         if labels is None:
-            return self._in_order(self.rng.dirichlet(np.full(self.K, 0.2), size=len(self.x)))
-        return self._in_order(soften(labels, self.K))
+            resp = self.rng.dirichlet(np.full(self.K, 0.2), size=len(self.x))
+        else:
+            resp = soften(labels, self.K)
+        return self._with_background(self._in_order(resp))
 
     def swap(self, resp: np.ndarray, fewest: int, most: int) -> np.ndarray:
         """``resp`` (n, K) with one cluster taken away and another grown from a few close rows.
@@ -83,6 +88,8 @@ class Starts:
         The rows of the cluster that goes fall to the others; the new one begins as the ``fewest``
         to ``most`` nearest neighbours of a random row, in one of the coordinates.
         """
+        resp = np.delete(resp, self.background, axis=1)
+        resp = (resp + 1e-12) / (resp + 1e-12).sum(1, keepdims=True)
         gone = int(self.rng.integers(self.K))
         x = self.coordinates[int(self.rng.integers(len(self.coordinates)))]
         size = int(np.exp(self.rng.uniform(np.log(fewest), np.log(most + 1))))
@@ -94,7 +101,13 @@ class Starts:
         new = np.zeros(len(x))
         new[near] = FIRM
         moved = np.insert(others * (1 - new[:, None]), gone, new, axis=1)
-        return self._in_order((1 - HAZE) * moved + HAZE / self.K)
+        return self._with_background(self._in_order((1 - HAZE) * moved + HAZE / self.K))
+
+    def _with_background(self, resp: np.ndarray) -> np.ndarray:
+        """Responsibilities of all clusters, given those of the clusters that have a place."""
+        for k in self.background:
+            resp = np.insert((1 - SPARE) * resp, k, SPARE, axis=1)
+        return resp
 
     def _labels(self, x: np.ndarray, number: int) -> np.ndarray | None:
         """Labels of one start, or None for random responsibilities."""
@@ -138,10 +151,16 @@ class Starts:
 
 
 def starts_on(
-    x: np.ndarray, labels: np.ndarray | None, K: int, ordered: bool, rng: np.random.Generator
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    K: int,
+    ordered: bool,
+    rng: np.random.Generator,
+    background: tuple[int, ...] = (),
 ) -> Starts:
     """Starts for rows ``x`` (n, D) with known labels, if any, in scaled and whitened columns."""
-    return Starts(x, (_scaled(x), _whitened(x)), K, ordered, rng, labels)
+    places = K - len(background)
+    return Starts(x, (_scaled(x), _whitened(x)), places, ordered, rng, labels, background)
 
 
 def coded(mixture: Mixture, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -206,6 +206,61 @@ def test_bad_degrees_of_freedom_are_refused(df):
         bm.models.student_t(2, df=df)
 
 
+# ------------------------------------------------------------------------------------------ noise
+
+BOX = {"low": (-45.0, -40.0), "high": (40.0, 45.0)}
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_gaussian_noise_is_what_its_page_says(covariance):
+    """Likelihood from SciPy; the priors of spreads are those of `gaussian`, told apart there."""
+    rng = np.random.default_rng(3)
+    params = {"noise": 0.2, "weights": np.array([0.3, 0.7]), "loc": rng.normal(size=(2, 2))}
+    roots = rng.normal(size=(2, 2, 4))
+    if covariance in ("full", "tied"):
+        params["cov"] = (roots @ roots.mT)[slice(None) if covariance == "full" else 0]
+        covs = np.broadcast_to(params["cov"], (2, 2, 2))
+    else:
+        params["var"] = rng.gamma(3.0, 1.0, (2, 2) if covariance == "diag" else 2)
+        columns = np.broadcast_to(params["var"].reshape(2, -1), (2, 2))
+        covs = [np.diag(v) for v in columns]
+    x = np.concatenate([SPOILT, [[60.0, 0.0]]])  # one row outside of the box
+    program = bm.models.gaussian_noise(2, covariance=covariance, **BOX)
+    with x64():
+        mixture = bm.trace(program, x)
+        resp = np.asarray(bm.responsibilities(mixture, params))
+        priors = float(density_of(mixture).log_prior(params, data_of(mixture)))
+        value = float(bm.log_joint(mixture, params)) - priors
+    shares = np.append(0.8 * params["weights"], 0.2)
+    terms = [stats.multivariate_normal(params["loc"][k], covs[k]).logpdf(x) for k in range(2)]
+    inside = ((x >= BOX["low"]) & (x <= BOX["high"])).all(1)
+    terms = np.array([*terms, np.where(inside, -2 * np.log(85.0), -np.inf)]).T + np.log(shares)
+    theirs = special.logsumexp(terms, axis=1)
+    assert abs(value - theirs.sum()) < 1e-10 * abs(theirs.sum())
+    np.testing.assert_allclose(resp, np.exp(terms - theirs[:, None]), atol=1e-12)
+
+
+def test_noise_takes_the_outliers_and_is_kept_for_new_rows():
+    program = bm.models.gaussian_noise(2, low=SPOILT.min(0), high=SPOILT.max(0))
+    em = em_of(program, SPOILT)
+    label = em.responsibilities.argmax(1)
+    assert (label[120:] == 2).all()
+    assert max(np.mean(label[:120] == TRUTH), np.mean(label[:120] == 1 - TRUTH)) > 0.95
+    assert em.modes[0].regular
+    new = em.predict_proba(np.array([[0.0, 20.0], em.params["loc"][1]]))
+    assert new[0, 2] > 0.99
+    assert new[1, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    "box",
+    [{"low": 1.0, "high": 0.0}, {"low": [0.0, np.nan], "high": 1.0}, {"low": 0, "high": [[1]]}],
+)
+def test_bad_boxes_are_refused(box):
+    with pytest.raises(ValueError, match=r"low|high"):
+        bm.models.gaussian_noise(2, **box)
+
+
 # ----------------------------------------------------------------------------------- boundedness
 
 

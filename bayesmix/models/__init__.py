@@ -10,6 +10,8 @@ Choosing a model
     columns that share a unit.
 `student_t(K)`
     Continuous columns with outliers: the same structures with tails of their own weight.
+`gaussian_noise(K, low=, high=)`
+    Gaussian clusters among rows that lie anywhere in a box and belong to none.
 `poisson(K)`
     Counts: events per row, one column or several.
 `bernoulli(K)`
@@ -86,6 +88,7 @@ from bayesmix.models.columns import (
 from bayesmix.models.continuous import gaussian
 from bayesmix.models.discrete import bernoulli, poisson
 from bayesmix.models.mixed import mixed
+from bayesmix.models.noise import gaussian_noise
 from bayesmix.models.regression import regression
 from bayesmix.models.student import student_t
 
@@ -97,6 +100,7 @@ __all__ = [
     "dirichlet",
     "gamma",
     "gaussian",
+    "gaussian_noise",
     "geometric",
     "inverse_gamma",
     "log_normal",

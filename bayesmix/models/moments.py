@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 CONCENTRATION = {"default": 2.0, "flat": 1.0, "mclust": 1.0}  # of the Dirichlet on the weights
 REACH = 3.0  # default: locations lie within about three standard deviations of the data's mean
 SHRUNK = 0.1  # default: share of the prior matrix that knows no correlation; keeps it definite
+CLIP = 3.0  # robust standard deviations at which the bulk of the data ends
 SHRINKAGE = 0.01  # mclust: rows that the prior on a location counts for
 
 
@@ -48,6 +49,18 @@ def damped_volume(x: jax.Array) -> jax.Array:
     """The damped covariance's determinant to the power 1/D, in squared data units."""
     factor = jnp.linalg.cholesky(damped_covariance(x))
     return jnp.exp(2 * jnp.log(jnp.diagonal(factor)).mean())
+
+
+def bulk(x: jax.Array) -> jax.Array:
+    """The data, from their medians, cut at CLIP robust standard deviations: no outlier counts much.
+
+    Robust: 1.4826 times the median absolute deviation; where more than half of a column is one
+    value, its standard deviation.
+    """
+    away = x - jnp.median(x, 0)
+    robust = 1.4826 * jnp.median(jnp.abs(away), 0)
+    limit = CLIP * jnp.where(robust > 0, robust, jnp.sqrt(variance(x)))
+    return jnp.clip(away, -limit, limit)
 
 
 def mclust_covariance(x: jax.Array) -> jax.Array:

@@ -17,14 +17,20 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 from bayesmix.models.inputs import cluster_count, one_of, rows
+from bayesmix.models.moments import (
+    CONCENTRATION,
+    REACH,
+    bulk,
+    damped_covariance,
+    flat_loc,
+    improper,
+    share,
+    variance,
+)
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 PRIORS = ("default", "flat")
-CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights
 TAILS = (2.7, 0.8)  # LogNormal on df: 5 %, 50 % and 95 % at 4, 15 and 55
-REACH = 3.0  # default: locations lie within about three standard deviations of the medians
-CLIP = 3.0  # robust standard deviations from the median at which a value is cut for the priors
-SHRUNK = 0.1  # default: share of the prior matrix that knows no correlation
 
 Program = Callable[..., None]
 
@@ -112,38 +118,13 @@ def _student_t(K: int, covariance: str, df: str | float, prior: str) -> Program:
 
 def _loc(x: jax.Array, prior: str) -> dist.Distribution:
     if prior == "flat":
-        return dist.ImproperUniform(constraints.real, (), x.shape[1:])
+        return flat_loc(x, x)
     own = dist.Normal(jnp.median(x, 0), REACH * jnp.std(x, 0, ddof=1))
     return own.to_event(1) if x.ndim == 2 else own
 
 
-def _bulk(x: jax.Array) -> jax.Array:
-    """The data, from their medians, cut at CLIP robust standard deviations.
-
-    Where more than half of a column is one value its standard deviation takes that place.
-    """
-    away = x - jnp.median(x, 0)
-    robust = 1.4826 * jnp.median(jnp.abs(away), 0)
-    limit = CLIP * jnp.where(robust > 0, robust, jnp.std(x, 0, ddof=1))
-    return jnp.clip(away, -limit, limit)
-
-
 def _variance(x: jax.Array, K: int) -> jax.Array:
-    """Variances of the bulk of the columns, (D,) or (), times K^(-2/D)."""
-    D = x.shape[1] if x.ndim == 2 else 1
-    return float(K) ** (-2.0 / D) * jnp.var(_bulk(x), 0, ddof=1)
-
-
-def _matrix(x: jax.Array, K: int) -> jax.Array:
-    """Covariance of the bulk with its correlations damped, (D, D), times K^(-2/D)."""
-    D = x.shape[1]
-    full = float(K) ** (-2.0 / D) * jnp.cov(_bulk(x), rowvar=False).reshape(D, D)
-    return (1 - SHRUNK) * full + SHRUNK * full * jnp.eye(D)
-
-
-def _improper(*event: int) -> dist.Distribution:
-    support = constraints.positive_definite if len(event) == 2 else constraints.positive
-    return dist.ImproperUniform(support, (), event)
+    return share(x, K) * variance(bulk(x))
 
 
 def _of_matrix(df: jax.Array, loc: jax.Array, matrix: jax.Array) -> dist.Distribution:
@@ -160,8 +141,10 @@ def _of_squares(df: jax.Array, loc: jax.Array, squares: jax.Array) -> dist.Distr
 _MATRIX = Form(
     site="scale_matrix",
     component=_of_matrix,
-    default=lambda x, K: dist.InverseWishart(x.shape[1] + 2.0, scale_matrix=_matrix(x, K)),
-    flat=lambda x: _improper(x.shape[1], x.shape[1]),
+    default=lambda x, K: dist.InverseWishart(
+        x.shape[1] + 2.0, scale_matrix=share(x, K) * damped_covariance(bulk(x))
+    ),
+    flat=lambda x: improper(constraints.positive_definite, x.shape[1], x.shape[1]),
 )
 
 FORMS = {
@@ -171,18 +154,18 @@ FORMS = {
         site="squared_scale",
         component=_of_squares,
         default=lambda x, K: dist.InverseGamma(1.5, _variance(x, K) / 2).to_event(1),
-        flat=lambda x: _improper(x.shape[1]),
+        flat=lambda x: improper(constraints.positive, x.shape[1]),
     ),
     "spherical": Form(
         site="squared_scale",
         component=lambda df, loc, square: _of_squares(df, loc, square[..., None]),
         default=lambda x, K: dist.InverseGamma(1.5, _variance(x, K).mean() / 2),
-        flat=lambda x: _improper(),
+        flat=lambda x: improper(constraints.positive),
     ),
     "univariate": Form(
         site="squared_scale",
         component=lambda df, loc, square: dist.StudentT(df, loc, jnp.sqrt(square)),
         default=lambda x, K: dist.InverseGamma(1.5, _variance(x, K) / 2),
-        flat=lambda x: _improper(),
+        flat=lambda x: improper(constraints.positive),
     ),
 }
