@@ -8,6 +8,7 @@ from bayesmix.allocations import allocations
 from bayesmix.approximate import LaplaceResult
 from bayesmix.blocks import Blocks
 from bayesmix.bootstrap import BootstrapResult
+from bayesmix.calibrate import Calibration, calibrate
 from bayesmix.card import Card, card
 from bayesmix.certify import certify
 from bayesmix.density import (
@@ -48,6 +49,7 @@ __all__ = [
     "SMC",
     "Blocks",
     "BootstrapResult",
+    "Calibration",
     "Card",
     "Combination",
     "CredibleBall",
@@ -65,6 +67,7 @@ __all__ = [
     "adopt",
     "allocations",
     "binder",
+    "calibrate",
     "card",
     "certify",
     "combine",

@@ -55,6 +55,7 @@ ROOMS = (
     "diagnose",
     "importance",
     "weigh",
+    "calibrate",
     "approximate",
     "bootstrap",
     "allocations",

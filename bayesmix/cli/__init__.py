@@ -1,7 +1,8 @@
 """The command `bayesmix`: from a CSV file to both fits, the card and the figures, in one line.
 
 `table` reads and checks a user's table, `job` runs the fits and tells how far they are, `folder`
-writes a result directory whole or not at all. Does not live here: models, inference, drawing.
+writes a result directory whole or not at all; `calibration` is `bayesmix calibrate`. Does not live
+here: models, inference, drawing.
 
 A user's mistake is a `Refusal`: one sentence on stderr and exit code 2, no traceback.
 """
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from bayesmix.cli.calibration import PROGRAMS, SAMPLERS, calibrate_all
 from bayesmix.cli.folder import version_text
 from bayesmix.cli.job import COVARIANCES, EXAMPLES, MODELS, fit, say
 from bayesmix.cli.table import Refusal
@@ -31,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(argv)
         if options.command is None:
             raise Refusal("say what to do, for example: bayesmix fit --example faithful")
+        if options.command == "calibrate":
+            return calibrate_all(options)
         fit(options)
     except Refusal as refusal:
         say(f"bayesmix: {refusal}")
@@ -82,6 +86,20 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_fit_arguments(fit)
+    check = commands.add_parser(
+        "calibrate",
+        help="check the samplers on simulated data",
+        description=(
+            "Simulation-based calibration: draw parameters from the prior and data from them, "
+            "sample the posterior, and test that the truth's rank among the draws is uniform. "
+            "Exit code 1 where it is not."
+        ),
+        allow_abbrev=False,
+    )
+    check.add_argument("--model", choices=PROGRAMS, help="only this one (default: all)")
+    check.add_argument("--sampler", choices=SAMPLERS, default="nuts", help="nuts or smc (nuts)")
+    check.add_argument("--replicates", type=_positive, default=200, metavar="N", help="(200)")
+    check.add_argument("--seed", type=_natural, default=0, metavar="N", help="random seed (0)")
     return parser
 
 
