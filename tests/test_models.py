@@ -401,6 +401,9 @@ def observed(program, x, read):
 # Arguments.
 
 FACTORIES = (models.gaussian, models.poisson, models.bernoulli)
+FACTORIES += (models.log_normal, models.gamma, models.inverse_gamma, models.weibull, models.beta)
+FACTORIES += (models.von_mises, models.geometric, models.negative_binomial, models.dirichlet)
+FACTORIES += (models.multinomial,)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)

@@ -128,18 +128,20 @@ def _binomial(K: int, prior: str) -> Program:
 def _multinomial(K: int, prior: str) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Multinomials; weights ~ Dirichlet, probs ~ Dirichlet(1 + shares)."""
-        most = int(np.asarray(x).sum(-1).max(initial=0))
-        x = rows(x)
-        if x.ndim != 2:
-            raise ValueError(f"x must have shape (N, C), a column for each kind, got {x.shape}")
-        shares = (x.sum(0) + 1 / x.shape[1]) / (x.sum() + 1)
+        counts = rows(x)
+        if counts.ndim != 2:
+            raise ValueError(
+                f"x must have shape (N, C), a column for each kind, got {counts.shape}"
+            )
+        most = int(np.asarray(x).sum(1).max())
+        shares = (counts.sum(0) + 1 / counts.shape[1]) / (counts.sum() + 1)
         own = 1 + shares if prior == "default" else jnp.ones_like(shares)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION[prior])))
         with numpyro.plate("cluster", K):
             probs = numpyro.sample("probs", dist.Dirichlet(own))
-        with numpyro.plate("obs_id", len(x)):
-            parts = dist.Multinomial(x.sum(1)[:, None], probs, total_count_max=most)
-            numpyro.sample("x", VectorMixture(dist.Categorical(probs=weights), parts), obs=x)
+        with numpyro.plate("obs_id", len(counts)):
+            parts = dist.Multinomial(counts.sum(1)[:, None], probs, total_count_max=most)
+            numpyro.sample("x", VectorMixture(dist.Categorical(probs=weights), parts), obs=counts)
 
     program.__name__ = program.__qualname__ = f"multinomial_{prior}"
     return program

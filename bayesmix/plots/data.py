@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CERTAIN = 0.9  # observations less certain than this are ringed
 CURVES = 60  # posterior draws whose ellipses are drawn
 DISCRETE = ("Poisson", "Bernoulli", "Binomial", "Geometric", "NegativeBinomial", "Categorical")
+DISCRETE += ("GammaPoisson",)
 
 
 # One column: density.
