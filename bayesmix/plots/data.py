@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 CERTAIN = 0.9  # observations less certain than this are ringed
 CURVES = 60  # posterior draws whose ellipses are drawn
-DISCRETE = ("Poisson", "Bernoulli", "Binomial", "Geometric", "NegativeBinomial", "Categorical")
-DISCRETE += ("GammaPoisson",)
+COUNTS = ("Poisson", "Binomial", "Geometric", "NegativeBinomial", "GammaPoisson")
+DISCRETE = (*COUNTS, "Bernoulli", "Categorical")
 
 
 # One column: density.
