@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import log_density, potential_energy
@@ -19,6 +20,7 @@ from bayesmix.coordinates import constrain, free_log_density, to_free, unravelle
 from bayesmix.density import Data, Density, data_of, density_of
 from bayesmix.groups import by_group
 from bayesmix.marginal import OBSERVED, UNOBSERVED, row_axes
+from bayesmix.parameters import peel, unwrap
 from bayesmix.program import Mixture, Params
 
 POINTS = 4
@@ -76,7 +78,8 @@ def certify(key: Any, mixture: Mixture, points: int = POINTS) -> Certificate:
 
     The points are standard normal in unconstrained coordinates about the centre of the priors, and
     gradients are in those coordinates, where they are unique on simplices and symmetric matrices.
-    An explicit assignment is summed out by NumPyro's own traces with all rows in one cluster.
+    An explicit assignment is summed out by NumPyro's own traces with all rows in one cluster;
+    missing cells by distributions of the observed ones alone, NumPyro's of fewer dimensions.
     Differences of values are relative to the sum of the terms' sizes, of gradients to the largest
     component, so ``allowed`` is a bound on rounding. Returns a Certificate; raises nothing when a
     check fails: look at ``.passed``.
@@ -111,6 +114,8 @@ def _compare(mixture: Mixture, density: Density, data: Data, z: jax.Array) -> di
     def theirs(params: Params) -> jax.Array:
         if mixture.assignment is not None:
             return _summed_over_clusters(mixture, args, kwargs, params)
+        if mixture.partial:
+            return _of_observed_cells(mixture, args, kwargs, params)
         return log_density(mixture.program, args, kwargs, params)[0]
 
     def theirs_free(z: jax.Array) -> jax.Array:
@@ -139,6 +144,65 @@ def _compare(mixture: Mixture, density: Density, data: Data, z: jax.Array) -> di
         }
 
     return both(z)
+
+
+def _of_observed_cells(mixture: Mixture, args: Any, kwargs: Any, params: Params) -> jax.Array:
+    """The log density of a mixture site of which cells are missing, and of the other sites."""
+    sites = handlers.trace(handlers.substitute(mixture.program, data=params)).get_trace(
+        *args, **kwargs
+    )
+    total = jnp.zeros(())
+    for name, site in sites.items():
+        if site["type"] != "sample":
+            continue
+        if name != mixture.name:
+            log_prob = site["fn"].log_prob(site["value"])
+            total += jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
+            continue
+        fn, weights = peel(site["fn"]), mixture.weights
+        value = jnp.expand_dims(site["value"], -fn.event_dim - 1)
+        missing = np.expand_dims(mixture.missing, -fn.event_dim - 1)
+        terms = _observed_terms(fn.component_distribution, value, missing)
+        rows = jax.nn.logsumexp(jax.nn.log_softmax(fn.mixing_distribution.logits) + terms, -1)
+        total += jnp.sum(rows if weights is None else weights * rows)
+    return total
+
+
+def _observed_terms(fn: Any, value: jax.Array, missing: np.ndarray) -> jax.Array:
+    """log f of the cells that are not ``missing``, from distributions of these cells alone.
+
+    Vectors with equally many observed cells are taken together: the sub-vector of the location, the
+    sub-matrix of the covariance. An oracle: it shares nothing with ``bayesmix.missing``.
+    """
+    base, masks = unwrap(fn)
+    shape = jnp.broadcast_shapes(value.shape, fn.shape())
+    gone = np.broadcast_to(missing, shape)
+    if base.event_dim == 0:
+        legal = base.support.feasible_like(jnp.zeros(shape))
+        filled = jnp.where(gone, legal, value)
+        cells = base.log_prob(filled.astype(int) if base.support.is_discrete else filled)
+        terms = jnp.where(gone, 0.0, cells).sum(tuple(range(-fn.event_dim, 0)))
+    else:
+        terms = _of_sub_vectors(base, jnp.broadcast_to(value, shape), gone)
+    return jnp.where(jnp.stack(masks).all(0), terms, 0.0) if masks else terms
+
+
+def _of_sub_vectors(base: Any, value: jax.Array, gone: np.ndarray) -> jax.Array:
+    D = value.shape[-1]
+    loc = jnp.broadcast_to(base.loc, value.shape).reshape(-1, D)
+    covariance = jnp.broadcast_to(base.covariance_matrix, (*value.shape, D)).reshape(-1, D, D)
+    x, seen = value.reshape(-1, D), ~gone.reshape(-1, D)
+    terms = jnp.zeros(len(x))
+    for count in range(1, D + 1):
+        rows = np.flatnonzero(seen.sum(1) == count)
+        if len(rows):
+            some = np.argsort(~seen[rows], axis=1, kind="stable")[:, :count]
+            part = dist.MultivariateNormal(
+                loc[rows[:, None], some],
+                covariance[rows[:, None, None], some[:, :, None], some[:, None, :]],
+            )
+            terms = terms.at[rows].set(part.log_prob(x[rows[:, None], some]))
+    return terms.reshape(value.shape[:-1])
 
 
 def _summed_over_clusters(mixture: Mixture, args: Any, kwargs: Any, params: Params) -> jax.Array:
@@ -175,7 +239,13 @@ def _trace_of_cluster(
     axes = row_axes(z)
     others, rows = jnp.zeros(()), jnp.zeros(mixture.rows)
     for name, site in samples.items():
-        log_prob = site["fn"].log_prob(site["value"])
+        observed = next((each for each in mixture.observed if each.name == name), None)
+        if observed is not None and observed.partial:
+            lead = [axis - site["fn"].event_dim for axis in axes]
+            gone = np.moveaxis(observed.missing, range(len(axes)), lead)
+            log_prob = _observed_terms(site["fn"], site["value"], gone)
+        else:
+            log_prob = site["fn"].log_prob(site["value"])
         if name not in inside:
             others += jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
             continue

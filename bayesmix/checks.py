@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from bayesmix.blocks import Blocks
+from bayesmix.graph import ancestors, evaluate
 
 if TYPE_CHECKING:
     from bayesmix.program import Mixture, Observed
@@ -41,9 +42,9 @@ def check_data(mixture: "Mixture") -> None:
         raise ValueError(f"site {name!r} has a row weight that is negative or not finite")
     for site in mixture.observed:
         some = _used(site, used)
-        _refuse(np.isnan, "is missing (NaN)", mixture, site, some, "remove the row or fill it in")
+        _refuse(np.isnan, "is missing (NaN)", mixture, site, some, _remedy(site))
         _refuse(np.isinf, "is infinite", mixture, site, some, "remove the row or the value")
-    own = [site.value for site in mixture.observed]
+    own = _observed_arrays(mixture)
     for array in mixture.arguments.arrays:
         known = any(array is value for value in own)
         if not known and array.dtype.kind == "f" and np.isnan(array).any():
@@ -63,6 +64,63 @@ def _used(site: "Observed", used: np.ndarray) -> np.ndarray:
     return used if site.group is None else used[site.group]
 
 
+def _remedy(site: "Observed") -> str:
+    return (
+        "remove the row, fill it in, or have it integrated out: numpyro.sample("
+        f"{site.name!r}, ..., infer={{'missing': 'marginal'}})"
+    )
+
+
+def _observed_arrays(mixture: "Mixture") -> list[Any]:
+    """The arguments that are observed values, whose missing cells have been dealt with."""
+    values = [site.value for site in mixture.observed]
+    reading = mixture.reading
+    for site, node in zip(mixture.observed, reading.values, strict=True):
+        if site.declared:
+            inputs = {source.number for source in ancestors([node])}
+            values += [array for number, array in reading.data.items() if number in inputs]
+    return values
+
+
+def check_gaps(mixture: "Mixture") -> None:
+    """Raise ValueError where too much is missing to fit: a whole column, a NaN in a prior.
+
+    New rows, for which something is predicted, may have such gaps.
+    """
+    if mixture.partial:
+        for site in mixture.observed:
+            _check_columns(mixture, site)
+        _check_priors(mixture)
+
+
+def _check_columns(mixture: "Mixture", site: "Observed") -> None:
+    """Refuse columns without a single value."""
+    ranks = len(mixture.rows) if site.group is None else 1
+    gone = site.missing.reshape(int(np.prod(site.value.shape[:ranks])), -1).all(0)
+    if gone.any():
+        position = np.array([0] * ranks + [int(gone.argmax())])
+        where = place(mixture, site, position).partition(", ")[2] or "the data"
+        raise ValueError(f"site {site.name!r}: {where} has no value at all: leave it out")
+
+
+def _check_priors(mixture: "Mixture") -> None:
+    """Refuse priors that are NaN because they are made from data with missing cells."""
+    fixed = {
+        (name, leaf): node
+        for name, args in mixture.reading.priors.items()
+        for leaf, node in args.items()
+        if not node.depends
+    }
+    for (name, leaf), value in zip(
+        fixed, evaluate(list(fixed.values()), mixture.reading.data), strict=True
+    ):
+        if np.isnan(np.asarray(value)).any():
+            raise ValueError(
+                f"site {name!r}: its prior's {leaf!r} is NaN, because it is made from data with "
+                "missing values: use jnp.nanmean, jnp.nanvar and the like there"
+            )
+
+
 def _check_blocks(mixture: "Mixture", blocks: Blocks) -> None:
     """The same in one pass over Blocks."""
     if mixture.weights is not None or mixture.labels is not None or mixture.observed[0].given:
@@ -79,7 +137,10 @@ def _check_blocks(mixture: "Mixture", blocks: Blocks) -> None:
             what = "is missing (NaN)" if np.isnan(block[tuple(first)]) else "is infinite"
             position = np.array([first[0] + start, *first[1:]])
             where = place(mixture, mixture.observed[0], position)
-            raise ValueError(f"site {mixture.name!r}: {where} {what}: remove it")
+            raise ValueError(
+                f"site {mixture.name!r}: {where} {what}: remove it or fill it in (cells that are "
+                "missing from Blocks are not integrated out)"
+            )
         inside = np.logical_or.reduce([np.asarray(s(block)) for s in supports])
         if not (open_support or inside.all()):
             row = int(np.argmin(inside))
@@ -95,7 +156,7 @@ def _refuse(
 ) -> None:
     if site.value.dtype.kind != "f":
         return
-    bad = test(site.value)
+    bad = test(site.value) & ~site.missing
     bad &= used.reshape(used.shape + (1,) * (bad.ndim - used.ndim))
     if bad.any():
         count = int(bad.any(axis=tuple(range(len(mixture.rows), bad.ndim))).sum())
@@ -125,7 +186,7 @@ def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> No
     inside = np.zeros(cells, bool)
     accepted = _without_edges(site)
     for support in accepted:
-        inside |= np.asarray(support(site.value)).reshape(cells)
+        inside |= _inside(support, site).reshape(cells)
     if site.components == (dist.Dirichlet,):
         inside &= (site.value > 0).all(-1)
     counted = np.broadcast_to(used.reshape(used.shape + (1,) * (len(cells) - used.ndim)), cells)
@@ -135,7 +196,9 @@ def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> No
     value = site.value[tuple(position)]
     if site.event_dim and not _row_support(site):
         column = next(
-            j for j, cell in enumerate(value) if not np.all(accepted[0].base_constraint(cell))
+            j
+            for j, cell in enumerate(value)
+            if not (np.isnan(cell) or np.all(accepted[0].base_constraint(cell)))
         )
         position, value = np.array([*position, column]), value[column]
     supports = " or ".join(dict.fromkeys(map(_support_name, accepted)))
@@ -158,6 +221,16 @@ def _hint(site: "Observed") -> str:
     return "" if hint is None else f": {hint}"
 
 
+def _inside(support: Any, site: "Observed") -> np.ndarray:
+    """Whether each value is in the support, as far as its cells were observed."""
+    if not site.partial:
+        return np.asarray(support(site.value))
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    seen = np.asarray(support(np.where(site.missing, 0.0, site.value))) | site.missing
+    return seen.all(tuple(range(seen.ndim - site.event_dim, seen.ndim)))
+
+
 def _check_trials(mixture: "Mixture", site: "Observed", used: np.ndarray) -> None:
     """Refuse more successes than trials, and numbers that are not whole or negative."""
     trials = site.given.get("total_count")
@@ -168,7 +241,7 @@ def _check_trials(mixture: "Mixture", site: "Observed", used: np.ndarray) -> Non
         _check_totals(mixture, site, used, trials)
         return
     bad = (x > trials) | (x < 0) | (x != np.floor(x)) | (trials != np.floor(trials))
-    bad &= used.reshape(used.shape + (1,) * (x.ndim - used.ndim))
+    bad &= used.reshape(used.shape + (1,) * (x.ndim - used.ndim)) & ~site.missing
     if bad.any():
         position = np.argwhere(bad)[0]
         successes, count = x[tuple(position)], trials[tuple(position)]

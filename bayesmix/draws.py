@@ -105,8 +105,24 @@ def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:
     family = density.family
     if family is None:
         return by_components
+    by_sweep = (
+        partial(density.by_pattern, data=data)
+        if density.patterned
+        else _by_sweep(density, data, rows)
+    )
+
+    def by_either(params: Params) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.cond(density.cancels(params, data), by_components, by_sweep, params)
+
+    return by_either if density.may_cancel else by_sweep
+
+
+def _by_sweep(density: Density, data: Data, rows: Rowwise) -> Any:
+    """The same function, by the sweep's one matrix product."""
+    family = density.family
+    assert family is not None
     z = ((rows.x - data.rows.shift) / data.rows.scale).T
-    base = family.base(rows.x.T) - jnp.log(data.rows.scale).sum()
+    base = family.base(rows.x.T) - jnp.log(data.rows.scale) @ ~jnp.isnan(z)
 
     def by_sweep(params: Params) -> tuple[jax.Array, jax.Array]:
         eta, offset = density.natural(params, data)
@@ -118,10 +134,7 @@ def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:
             value = jnp.where(rows.weights > 0, rows.weights * value, 0.0)
         return value, jnp.exp(score - total[:, None])
 
-    def by_either(params: Params) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.cond(density.cancels(params, data), by_components, by_sweep, params)
-
-    return by_either if density.may_cancel else by_sweep
+    return by_sweep
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -16,6 +16,7 @@ import numpy as np
 from bayesmix.arguments import seed_of
 from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, File
+from bayesmix.checks import check_gaps
 from bayesmix.climb import Climber
 from bayesmix.density import Data, columns_of, data_of, density_of, has_family, log_density
 from bayesmix.engine import (
@@ -117,6 +118,7 @@ class EM:
         began = time.perf_counter()
         seed = seed_of(key)
         mixture = trace(self.program, *args, **kwargs)
+        check_gaps(mixture)
         if init_params is not None and init_resp is not None:
             raise ValueError("give init_params or init_resp, not both")
         with jax.enable_x64(self.dtype == "float64" or has_family(mixture)):
@@ -196,7 +198,7 @@ class EM:
         modes = atlas([each.mode for each in finite], mixture)
         best = modes[0]
         found = next(each for each in finite if each.mode.params is best.params)
-        notes = [*boundedness(mixture)]
+        notes = [*boundedness(mixture)] + ([mixture.gaps] if mixture.partial else [])
         if not best.regular:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
         if outcome.interrupted and not given:
@@ -234,7 +236,7 @@ def _check_size(mixture: Mixture) -> None:
     if family is not None and family.location_scale and not isinstance(mixture.value, Blocks):
         x = np.asarray(columns_of(mixture)[0], np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            size = np.abs(x - x.mean(0)).max()
+            size = np.nanmax(np.abs(x - np.nanmean(x, 0)))
         if not size < 1e150 or 0 < size < 1e-150:
             raise ValueError(
                 f"site {mixture.name!r}: the data spread over {size:.3g}, whose square is outside "
@@ -315,11 +317,11 @@ def _nowhere(mixture: Mixture) -> str:
     x = np.asarray(mixture.value, np.float64).reshape(mixture.N, -1)
     if mixture.N == 1:
         return start + "there is only one row"
-    constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    constant = np.flatnonzero(np.nanmax(x, 0) == np.nanmin(x, 0))
     if len(constant):
         column = int(constant[0])
         label = repr(mixture.columns[column]) if mixture.columns else str(column)
-        return start + f"column {label} is constant ({x[0, column]:g}), leave it out"
+        return start + f"column {label} is constant ({np.nanmax(x[:, column]):g}), leave it out"
     with jax.enable_x64(True):
         density = density_of(mixture)
         pointwise = np.asarray(log_density(mixture, density.centre(data_of(mixture))))

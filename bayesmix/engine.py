@@ -23,7 +23,6 @@ from bayesmix.density import Data, Density
 from bayesmix.effort import cells_of, compiled
 from bayesmix.mstep import Plan, m_step
 from bayesmix.program import Params
-from bayesmix.sweep import statistics_of
 
 ROUNDING = 64
 EVALUATIONS = 12
@@ -302,8 +301,7 @@ def _state(
 def from_resp(engine: Engine, resp: Any, data: Data) -> EMState:
     """The state before the first M-step, from responsibilities: (N, K), or weighted and by row."""
     density = engine.density
-    statistics = statistics_of(density.family, resp, data.rows) if density.family else resp
-    return engine.init(density.centre(data), statistics, data)
+    return engine.init(density.centre(data), density.statistics_of(resp, data), data)
 
 
 @partial(jax.jit, static_argnums=0)

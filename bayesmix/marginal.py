@@ -23,6 +23,7 @@ from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
 from bayesmix.groups import by_group, indexed, to_rows
+from bayesmix.missing import Incomplete, declared, holes_in, integrated
 from bayesmix.parameters import peel
 
 OBSERVED, UNOBSERVED = "_observed", "_unobserved"  # what NumPyro makes of a site with obs_mask
@@ -39,7 +40,8 @@ def marginalize(program: Callable[..., Any]) -> Callable[..., Any]:
     each is conditional on those before it, so that together they have the joint density.
 
     Partial labels, ``obs=labels, obs_mask=labels >= 0``, are kept: a row with a label has the
-    log density log w[label] + log f(x | label). A program without such a site comes back as it is.
+    log density log w[label] + log f(x | label). Missing cells that the program declares
+    (infer={"missing": "marginal"}) are integrated out. A program with neither comes back as it is.
 
     Raises ValueError, when run, for uses of z that have no such sum.
     """
@@ -50,8 +52,8 @@ def marginalize(program: Callable[..., Any]) -> Callable[..., Any]:
             sites = _survey(program, args, kwargs)
         name = assignment_of(sites)
         if name is None:
-            return program(*args, **kwargs)
-        summed = SumOut(name, nesting(sites), grouped=is_grouped(sites, name))
+            return integrated(program)(*args, **kwargs)
+        summed = SumOut(name, nesting(sites), grouped=is_grouped(sites, name), holes=True)
         with summed:
             result = program(*args, **kwargs)
         summed.check()
@@ -220,9 +222,10 @@ class SumOut(Messenger):
     """Runs a program with every value of its assignment at once and hides the assignment.
 
     site_name : the latent site of the assignment. nesting : how many axes the program's plates
-    take. ``grouped``: rows use the assignment by the index of their group. After the run, ``name``
-    is the assignment's own name, ``site`` its message, ``labels`` the site of its partial labels or
-    None, ``used`` the mixtures of the sites that use it, ``group`` the index of groups or None.
+    take. ``grouped``: rows use the assignment by the index of their group. ``holes``: data may be
+    NaN where a site declares it. After the run, ``name`` is the assignment's own name, ``site`` its
+    message, ``labels`` the site of its partial labels or None, ``used`` the mixtures of the sites
+    that use it, ``group`` the index of groups or None.
     """
 
     def __init__(
@@ -232,9 +235,11 @@ class SumOut(Messenger):
         fn: Callable[..., Any] | None = None,
         *,
         grouped: bool = False,
+        holes: bool = False,
     ) -> None:
         super().__init__(fn)
-        self.site_name, self.nesting, self.grouped = site_name, nesting, grouped
+        self.site_name, self.nesting = site_name, nesting
+        self.grouped, self.holes = grouped, holes
         self.group: Any = None
         self.name = site_name.removesuffix(UNOBSERVED)
         self.site: dict[str, Any] = {}
@@ -351,6 +356,8 @@ class SumOut(Messenger):
         while plates and len(shape) > max(-dim for dim in plates):
             shape = shape[1:]
         self._check_rows(name, shape)
+        if declared(msg) and (self.holes or holes_in(msg["value"])):
+            fn = Incomplete(fn)
         msg["fn"] = self.used[name] = Assigned(self._log_weights, fn, self.rows, shape)
 
     def _assign_groups(self, msg: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from bayesmix.marginal import IMPOSSIBLE, SumOut, partial_labels
+from bayesmix.missing import declared, holes_in, observed_components
 from bayesmix.parameters import GIVEN, own_parameters, parameters, peel, unwrap
 
 
@@ -41,7 +42,7 @@ class Found:
 
     ``assignment`` is the site that was summed out, or None; ``by_row`` says that weights, masks or
     a component's parameters differ by row, ``masked`` that a mask lies on components; ``row_dims``
-    are the names of the rows' axes.
+    are the names of the rows' axes; ``holes`` says that some of the data are NaN.
     """
 
     latent: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Found:
     by_row: bool = False
     masked: bool = False
     row_dims: tuple[str, ...] = ()
+    holes: bool = False
 
     @property
     def general(self) -> bool:
@@ -86,7 +88,11 @@ def mixture_arrays(name: str, site: dict[str, Any], found: Found) -> dict[str, A
         "weights": _mixing_values(mixture.mixing_distribution),
         "log_weights": log_weights,
         "leaves": leaves,
-        "components": mixture.component_log_probs(value),
+        "components": (
+            observed_components(mixture, value)
+            if declared(site) and (found.holes or holes_in(site["value"]))
+            else mixture.component_log_probs(value)
+        ),
     }
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from bayesmix.missing import Incomplete
+
 # Parameters that a distribution computes from what it was given, and that families and closed forms
 # ask for.
 DERIVED = {
@@ -23,11 +25,18 @@ GIVEN = {
     dist.MultinomialLogits: ("total_count",),
 }
 
+WRAPPERS = (
+    dist.ExpandedDistribution,
+    dist.Independent,
+    dist.MaskedDistribution,
+    Incomplete,
+)
+
 
 def unwrap(fn: Any) -> tuple[Any, list[Any]]:
-    """The distribution inside Expanded, Independent and Masked wrappers, and the masks."""
+    """The distribution inside Expanded, Independent, Masked and Incomplete wrappers, and masks."""
     masks = []
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+    while isinstance(fn, WRAPPERS):
         if isinstance(fn, dist.MaskedDistribution):
             masks.append(fn._mask)
         fn = fn.base_dist

@@ -54,8 +54,11 @@ def brought_near(mixture: Mixture) -> Mixture:
     Their squares overflow, so every component would have density 0. Responsibilities have a limit
     along a ray, and at 1e150 they have reached it. Only for data that are one of the arguments.
     """
-    far = np.abs(mixture.value).max(axis=tuple(range(len(mixture.rows), mixture.value.ndim)))
-    if mixture.value.dtype.kind != "f" or not (far > FAR).any():
+    if mixture.value.dtype.kind != "f":
+        return mixture
+    columns = tuple(range(len(mixture.rows), mixture.value.ndim))
+    far = np.abs(mixture.value).max(axis=columns, initial=0.0, where=~mixture.missing)
+    if not (far > FAR).any():
         return mixture
     shrink = np.where(far > FAR, FAR / np.maximum(far, 1.0), 1.0)
     near = mixture.value * shrink.reshape(shrink.shape + (1,) * len(mixture.event_shape))

@@ -22,6 +22,7 @@ from bayesmix.graph import Axes, Node, ancestors, axes, core, evaluate, unary_ma
 from bayesmix.groups import check_groups, group_means
 from bayesmix.linear import of_clusters
 from bayesmix.marginal import marginalize
+from bayesmix.missing import declared
 from bayesmix.observed import Found, Part
 from bayesmix.parameters import peel, unwrap
 from bayesmix.reader import NEEDS_VALUES, Reading, read, x64
@@ -86,7 +87,7 @@ class Observed:
     (``event_dim`` of them); ``given`` are parameters that are data (numbers of trials), in the same
     shape. ``group`` is the group of each row where groups share an assignment (the mixture's own
     rows are then the groups), and ``plate`` names these rows. ``components`` are the distributions'
-    classes, one per family, and ``supports`` their supports.
+    classes, one per family, and ``supports`` their supports. ``declared``: NaN stands for missing.
     """
 
     name: str
@@ -97,10 +98,23 @@ class Observed:
     supports: tuple[Any, ...] = field(repr=False)
     plate: str = "obs_id"
     group: np.ndarray | None = field(default=None, repr=False)
+    declared: bool = False
 
     def of_rows(self, values: np.ndarray, rows: tuple[int, ...]) -> np.ndarray:
         """Values of the site by the mixture's rows, (*rows, ...); means over groups."""
         return values if self.group is None else group_means(values, self.group, rows[0])
+
+    @cached_property
+    def missing(self) -> np.ndarray:
+        """Which cells are NaN and are integrated out, in the shape of ``value``."""
+        if not self.declared or self.value.dtype.kind != "f":
+            return np.zeros(self.value.shape, bool)
+        return np.isnan(self.value)
+
+    @property
+    def partial(self) -> bool:
+        """Whether cells are missing, and are integrated out."""
+        return self.declared and not isinstance(self.value, Blocks) and bool(self.missing.any())
 
     @property
     def family(self) -> str:
@@ -163,8 +177,9 @@ class Mixture:
 
     @cached_property
     def marginal(self) -> Callable[..., Any]:
-        """The program as NumPyro can run it without enumeration: its assignment summed out."""
-        return self.program if self.assignment is None else marginalize(self.program)
+        """The program as NumPyro can run it: its assignment and missing cells summed out."""
+        plain = self.assignment is None and not any(site.declared for site in self.observed)
+        return self.program if plain else marginalize(self.program)
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -178,6 +193,27 @@ class Mixture:
     @property
     def N(self) -> int:
         return int(np.prod(self.rows))
+
+    @property
+    def partial(self) -> bool:
+        """Whether cells are missing, and are integrated out."""
+        return any(site.partial for site in self.observed)
+
+    @cached_property
+    def missing(self) -> np.ndarray:
+        """Which cells are missing, in the shape of ``value``."""
+        return np.isnan(self.value) if self.partial else np.zeros(self.value.shape, bool)
+
+    @property
+    def gaps(self) -> str:
+        """How many cells are missing, in words; "" if none are."""
+        if not self.partial:
+            return ""
+        cells = sum(int(site.missing.sum()) for site in self.observed)
+        by_row = self.missing.reshape(self.N, -1)
+        rows, empty = int(by_row.any(1).sum()), int(by_row.all(1).sum())
+        text = f"{cells} missing cells in {rows} of {self.N} rows are integrated out"
+        return text + (f"; rows without any value: {empty}" if empty else "")
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -318,6 +354,7 @@ def _observed(
         supports=tuple(component.support for component in part.components),
         plate=frames[0].name if group is not None else "obs_id",
         group=group,
+        declared=declared(part.site),
     )
 
 

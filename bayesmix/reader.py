@@ -30,6 +30,7 @@ from bayesmix.marginal import (
     is_grouped,
     nesting,
 )
+from bayesmix.missing import holes_in
 from bayesmix.observed import Found, assigned_arrays, mixture_arrays
 from bayesmix.parameters import parameters, peel
 
@@ -122,11 +123,11 @@ def read(
     program: Callable[..., Any], arguments: Arguments, static_data: bool
 ) -> tuple[Reading, Found]:
     """The program's log densities as a graph, and the static facts met on the way."""
-    found = Found()
+    found = Found(holes=any(map(_has_holes, arguments.arrays)))
 
     def run(arrays: list[Any]) -> dict[str, Any]:
         args, kwargs = arguments.rebuild(arguments.arrays if static_data else arrays)
-        sites, summed = _executed(program, args, kwargs)
+        sites, summed = _executed(program, args, kwargs, found.holes)
         with validation_enabled(is_validate=False):
             return _collect(sites, summed, found)
 
@@ -150,7 +151,7 @@ def read(
 
 
 def _executed(
-    program: Callable[..., Any], args: Any, kwargs: Any
+    program: Callable[..., Any], args: Any, kwargs: Any, holes: bool
 ) -> tuple[dict[str, Any], SumOut | None]:
     """The program's sites, run on symbols; its assignment, if it has one, summed out."""
     with validation_enabled(is_validate=False):
@@ -160,12 +161,16 @@ def _executed(
             name = assignment_of(sites)
         if name is None:
             return sites, None
-        summed = SumOut(name, nesting(sites), program, grouped=is_grouped(sites, name))
+        summed = SumOut(name, nesting(sites), program, grouped=is_grouped(sites, name), holes=holes)
         recorder = _Abstract(summed)
         with _errors_named(recorder):
             sites = handlers.trace(recorder).get_trace(*args, **kwargs)
         summed.check()
     return sites, summed
+
+
+def _has_holes(array: Any) -> bool:
+    return not isinstance(array, Blocks) and holes_in(array)
 
 
 def _abstract(array: Any) -> Any:

@@ -26,8 +26,12 @@ LLOYD = {"k-means": 10, "seeds": 1}
 
 
 def _indicators(x: np.ndarray) -> np.ndarray:
-    """A column for each category of each column."""
-    return np.concatenate([column[:, None] == np.unique(column) for column in x.T], 1) * 1.0
+    """A column for each category of each column; NaN in the rows where it is missing."""
+    gone = np.isnan(x)
+    levels = [np.unique(column[~missing]) for column, missing in zip(x.T, gone.T, strict=True)]
+    found = [column[:, None] == own for column, own in zip(x.T, levels, strict=True)]
+    unknown = gone.repeat([len(own) for own in levels], axis=1)
+    return np.where(unknown, np.nan, np.concatenate(found, 1))
 
 
 def _on_the_circle(x: np.ndarray) -> np.ndarray:
@@ -36,7 +40,7 @@ def _on_the_circle(x: np.ndarray) -> np.ndarray:
 
 def _logarithms(x: np.ndarray) -> np.ndarray:
     """Rows that do not count may hold anything; impossible values in them are taken as 1."""
-    return np.log(np.where(x > 0, x, 1.0))
+    return np.log(np.where((x > 0) | np.isnan(x), x, 1.0))
 
 
 def _log_odds(x: np.ndarray) -> np.ndarray:
@@ -158,7 +162,11 @@ def starts_on(
     rng: np.random.Generator,
     background: tuple[int, ...] = (),
 ) -> Starts:
-    """Starts for rows ``x`` (n, D) with known labels, if any, in scaled and whitened columns."""
+    """Starts for rows ``x`` (n, D) with known labels, if any, in scaled and whitened columns.
+
+    A missing cell lies where its column's mean is, which tells nothing about its cluster.
+    """
+    x = np.where(np.isnan(x), np.nanmean(x, 0), x)
     places = K - len(background)
     return Starts(x, (_scaled(x), _whitened(x)), places, ordered, rng, labels, background)
 

@@ -27,10 +27,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bayesmix.arguments import on_host
 from bayesmix.blocks import Blocks
 from bayesmix.families import Family, Linear, kernel, linear
+from bayesmix.families.partial import patterned, patterned_columns
 from bayesmix.merge import Merged
 
 CACHED = 2**17  # bytes of scores and features of one chunk: what the second-level cache holds
 SHORTEST, LONGEST = 256, 4096
+CHUNK_COST = 64  # what one more chunk costs, in rows
 LANES = 16  # rows of a chunk come in multiples, for the vector units
 
 
@@ -47,7 +49,10 @@ class Rows(NamedTuple):
     ``base`` is the part of the log likelihood that no parameter enters: sum_n w_n (log h(x_n)
     - sum of log scale). ``shared``: weighted sum of the features whose natural parameters are the
     same for every cluster, or None. ``place``, ``counts``: for each row of the data, its slot in
-    the chunks and its weight, where repeated rows were merged, else None.
+    the chunks and its weight, where repeated rows were merged or rows were put in another order,
+    else None. ``patterns`` (P, D): which columns were observed, and ``group`` (C,) the pattern of
+    each chunk, where cells of multivariate normal rows are missing; eta and offset then have a
+    leading axis of P, and so have the statistics.
     """
 
     z: Any
@@ -58,15 +63,22 @@ class Rows(NamedTuple):
     shared: Any = None
     place: Any = None
     counts: Any = None
+    patterns: Any = None
+    group: Any = None
 
 
 def rows_of(x: np.ndarray, weights: np.ndarray | None, family: Family, K: int, dtype: str) -> Rows:
-    """Lay observed values (N, D) out for the sweep; padding rows have weight 0."""
+    """Lay observed values (N, D) out for the sweep; padding rows have weight 0.
+
+    NaN cells stay NaN, which the family knows how to read.
+    """
     N = len(x)
     w = np.ones(N) if weights is None else np.asarray(weights, np.float64)
     counted = w > 0
     some = slice(None) if counted.all() or not counted.any() else counted
     shift, scale = _centre(x[some], w[some], family)
+    if patterned(family):
+        return _by_pattern(x, w, shift, scale, family, K, dtype)
     size = min(chunk_rows(family, x.shape[1], K, dtype), -(-N // LANES) * LANES)
     chunks = max(1, -(-N // size))
     z = np.zeros((chunks, x.shape[1], size), dtype)
@@ -76,8 +88,63 @@ def rows_of(x: np.ndarray, weights: np.ndarray | None, family: Family, K: int, d
         z[number, :, : len(block)] = block.T
     padded = np.zeros(chunks * size, dtype)
     padded[:N] = w
-    base = -float(w.sum() * np.log(scale).sum())
-    return Rows(z, padded.reshape(chunks, size), shift, scale, base)
+    return Rows(z, padded.reshape(chunks, size), shift, scale, _jacobian(x, w, scale))
+
+
+def _jacobian(x: np.ndarray, w: np.ndarray, scale: np.ndarray) -> float:
+    """The log determinant of the standardisation, over the cells that were observed."""
+    if not np.isnan(x).any():
+        return -float(w.sum() * np.log(scale).sum())
+    return -float(w @ (~np.isnan(x) @ np.log(scale)))
+
+
+def _by_pattern(
+    x: np.ndarray,
+    w: np.ndarray,
+    shift: np.ndarray,
+    scale: np.ndarray,
+    family: Family,
+    K: int,
+    dtype: str,
+) -> Rows:
+    """Rows sorted by their pattern of missing cells, every chunk of one pattern.
+
+    Missing cells of multivariate normals are 0, those of other columns stay NaN.
+    """
+    matrix = patterned_columns(family, x.shape[1])
+    seen = ~np.isnan(x) | ~matrix
+    patterns, member = np.unique(seen, axis=0, return_inverse=True)
+    member = member.reshape(-1)
+    sizes = np.bincount(member, minlength=len(patterns))
+    size = _fitting(sizes, chunk_rows(family, x.shape[1], K, dtype))
+    chunks = -(-sizes // size)
+    begin = np.concatenate([[0], np.cumsum(chunks * size)])[:-1]
+    order = np.argsort(member, kind="stable")
+    rank = np.empty(len(x), np.int64)
+    rank[order] = np.arange(len(x)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = begin[member] + rank
+    z = np.zeros((int(chunks.sum()) * size, x.shape[1]), dtype)
+    standard = np.where((w > 0)[:, None], (x - shift) / scale, 0.0)
+    z[place] = np.where(matrix & np.isnan(standard), 0.0, standard)
+    weights = np.zeros(len(z), dtype)
+    weights[place] = w
+    return Rows(
+        np.ascontiguousarray(z.reshape(-1, size, x.shape[1]).transpose(0, 2, 1)),
+        weights.reshape(-1, size),
+        shift,
+        scale,
+        _jacobian(x, w, scale),
+        place=place.astype(np.int32),
+        counts=w,
+        patterns=patterns,
+        group=np.repeat(np.arange(len(patterns), dtype=np.int32), chunks),
+    )
+
+
+def _fitting(sizes: np.ndarray, most: int) -> int:
+    """Rows of a chunk, so that padding and the number of chunks together cost least."""
+    options = [LANES << i for i in range(int(np.log2(max(most // LANES, 1))) + 1)]
+    return min(options, key=lambda size: int((-(-sizes // size) * (size + CHUNK_COST)).sum()))
 
 
 def sharded(rows: Rows, mesh: Any) -> Rows:
@@ -102,7 +169,8 @@ def merged_rows(merged: Merged, family: Family, K: int, dtype: str) -> Rows:
     x, weights = np.zeros((size, D)), np.zeros(size)
     x[:M], weights[:M] = merged.x, merged.weights
     rows = rows_of(x, weights, family, K, dtype)
-    return rows._replace(place=merged.place, counts=merged.counts)
+    place = merged.place if rows.place is None else rows.place[merged.place]
+    return rows._replace(place=place, counts=merged.counts)
 
 
 @jax.tree_util.register_static
@@ -155,7 +223,7 @@ def moments(blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 
 def largest(z: Any) -> Any:
     """The largest |z|."""
-    return z.largest if isinstance(z, Streamed) else jnp.max(jnp.abs(z))
+    return z.largest if isinstance(z, Streamed) else jnp.nanmax(jnp.abs(z))
 
 
 def chunk_rows(family: Family, D: int, K: int, dtype: str) -> int:
@@ -180,16 +248,35 @@ def _centre(x: np.ndarray, w: np.ndarray, family: Family) -> tuple[np.ndarray, n
     D = x.shape[1]
     if not family.location_scale:
         return np.zeros(D), np.ones(D)
+    if w.sum() == 0:
+        x, w = np.zeros((1, D)), np.ones(1)
+    if np.isnan(x).any():
+        return _centre_of_observed(x, w, family)
     if family.robust and len(x):
         centre = np.median(x, 0)
         deviation = np.median(np.abs(x - centre), 0)
         if (deviation > 0).all():
             return centre, deviation
     total = w.sum()
-    if total == 0:
-        x, w, total = np.zeros((1, D)), np.ones(1), 1.0
     shift = sum(part_w @ part for part, part_w in _parts(x, w)) / total
     spread = np.sqrt(sum(part_w @ (part - shift) ** 2 for part, part_w in _parts(x, w)) / total)
+    return _moved(shift, spread, family)
+
+
+def _centre_of_observed(
+    x: np.ndarray, w: np.ndarray, family: Family
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same from the cells that are not NaN."""
+    seen = ~np.isnan(x)
+    total = np.maximum(w @ seen, np.finfo(float).tiny)
+    shift = (w @ np.where(seen, x, 0.0)) / total
+    spread = np.sqrt((w @ np.where(seen, x - shift, 0.0) ** 2) / total)
+    return _moved(shift, spread, family)
+
+
+def _moved(shift: np.ndarray, spread: np.ndarray, family: Family) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of the columns that may be moved."""
+    D = len(shift)
     moved = np.broadcast_to(family.location_scale, D)  # a product says it column by column
     return np.where(moved, shift, 0.0), np.where(moved, _spread(spread, family), 1.0)
 
@@ -234,6 +321,8 @@ def total_squares(family: Family, rows: Rows) -> jax.Array:
 
 def scan_rows(family: Family, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statistics]:
     """Log likelihood (without the base) and expected statistics in one pass over the rows."""
+    if rows.group is not None:
+        return _scan_patterns(family.features, eta, offset, rows)
     if rows.shared is None:
         return _scan(kernel(family), eta, offset, rows)
     D = rows.z.shape[-2]
@@ -266,6 +355,24 @@ def _scan(by: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statis
 
     value, total = _over_devices(part, z, w)
     return value, Statistics(total[:, 0], total[:, 1:])
+
+
+def _scan_patterns(features: Any, eta: Any, offset: Any, rows: Rows) -> tuple[Any, Statistics]:
+    """``_scan`` with the coefficients (P, K, 1 + F) of each chunk's pattern."""
+    full = jnp.concatenate([offset[..., None], eta], axis=-1)
+    coefficients = full.astype(rows.z.dtype)
+
+    def chunk(carry: Any, block: Any) -> tuple[Any, None]:
+        z, w, group = block
+        T = features(z)
+        value, resp = _softmax(coefficients[group] @ T, w)
+        total = carry[1].at[group].add((resp @ T.T).astype(full.dtype))
+        return (carry[0] + value.astype(full.dtype), total), None
+
+    start = (jnp.zeros((), full.dtype), jnp.zeros_like(full))
+    blocks = jnp.asarray(rows.z), jnp.asarray(rows.weights), jnp.asarray(rows.group)
+    (value, total), _ = jax.lax.scan(chunk, start, blocks)
+    return value, Statistics(total[..., 0], total[..., 1:])
 
 
 def _over_devices(part: Any, *chunks: jax.Array) -> Any:
@@ -373,12 +480,22 @@ log_likelihood.defvjp(_forward, _backward)
 def responsibilities_of(family: Family, eta: Any, offset: Any, rows: Rows) -> jax.Array:
     """Responsibilities (n, K) of the rows, in their order; padding rows follow at the end."""
     D = rows.z.shape[-2]
+    if rows.group is not None:
+        return jax.nn.softmax(scores_by_pattern(family, eta, offset, rows), -1)
     by, used = (kernel(family), eta) if rows.shared is None else (Linear(linear), eta[:, :D])
     full = jnp.concatenate([offset[:, None], used], axis=1)
     resp = jax.lax.map(
         lambda some: jax.nn.softmax(by.scores(full, some)[0], axis=0).T, jnp.asarray(rows.z)
     )
     return resp.reshape(-1, offset.shape[0])
+
+
+def scores_by_pattern(family: Family, eta: Any, offset: Any, rows: Rows) -> jax.Array:
+    """<T(x_n), eta_k> + offset_k of every row, in the order of the data, (N, K)."""
+    full = jnp.concatenate([offset[..., None], eta], axis=-1).astype(rows.z.dtype)
+    blocks = jnp.asarray(rows.z), jnp.asarray(rows.group)
+    scores = jax.lax.map(lambda block: (full[block[1]] @ family.features(block[0])).T, blocks)
+    return scores.reshape(-1, offset.shape[-1])[rows.place]
 
 
 def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
@@ -390,6 +507,9 @@ def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
     else:
         slots = slots.at[rows.place].add(resp * rows.counts[:, None])
 
+    if rows.group is not None:
+        return _statistics_by_pattern(family, slots.reshape(*chunks, size, -1), rows)
+
     def chunk(total: jax.Array, block: Any) -> tuple[jax.Array, None]:
         z, r = block
         return total + kernel(family).complete(r.T, z), None
@@ -400,6 +520,20 @@ def statistics_of(family: Family, resp: Any, rows: Rows) -> Statistics:
 
     total = _over_devices(part, jnp.asarray(rows.z), slots.reshape(*chunks, size, -1))
     return Statistics(total[:, 0], total[:, 1:])
+
+
+def _statistics_by_pattern(family: Family, slots: jax.Array, rows: Rows) -> Statistics:
+    """``statistics_of``, by pattern, from weighted responsibilities by chunk (C, n, K)."""
+
+    def chunk(total: jax.Array, block: Any) -> tuple[jax.Array, None]:
+        z, r, group = block
+        return total.at[group].add(r.T @ family.features(z).T.astype(r.dtype)), None
+
+    F = jax.eval_shape(family.features, rows.z[0]).shape[0]
+    start = jnp.zeros((len(rows.patterns), slots.shape[-1], F), slots.dtype)
+    blocks = jnp.asarray(rows.z), slots, jnp.asarray(rows.group)
+    total = jax.lax.scan(chunk, start, blocks)[0]
+    return Statistics(total[..., 0], total[..., 1:])
 
 
 def whitening(rows: Rows) -> np.ndarray:
@@ -423,7 +557,7 @@ def _standardised(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             x = np.asarray(block, np.float64).reshape(len(block), -1)
             yield (x - rows.z.shift) / rows.z.scale, np.ones(len(x))
         return
-    chunks, weights = on_host(rows.z), on_host(rows.weights)
+    chunks, weights = np.nan_to_num(on_host(rows.z)), on_host(rows.weights)
     for number in range(0, len(chunks), 64):
         z = np.asarray(chunks[number : number + 64], np.float64)
         w = np.asarray(weights[number : number + 64], np.float64)

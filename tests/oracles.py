@@ -9,6 +9,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import log_density
@@ -124,7 +125,7 @@ def compiled(function):
 def numpyro_log_joint(row, params, args=None):
     """NumPyro's log_density of the program at constrained params; traceable."""
     args = row.args if args is None else args
-    if row.z is None:
+    if row.z is None and "missing" not in row.id:
         return log_density(row.program, args, row.kwargs, params)[0]
     rows = jax.nn.logsumexp(numpyro_component_log_probs(row, params, args), -1)
     return other_terms(row, params, args) + jnp.sum(_explicit_weights(row, params, args) * rows)
@@ -150,7 +151,39 @@ def numpyro_component_log_probs(row, params, args=None):
         return jnp.stack(every, -1)
     trace = numpyro_trace(row.program, row.args if args is None else args, row.kwargs, params)
     _, site, mixture = mixture_site(trace)
+    if "missing" in (site["infer"] or {}):
+        value = np.expand_dims(site["value"], -mixture.event_dim - 1)
+        log_weights = jax.nn.log_softmax(mixture.mixing_distribution.logits)
+        return log_weights + observed_log_prob(mixture.component_distribution, value)
     return mixture.component_log_probs(jnp.asarray(site["value"]))
+
+
+def observed_log_prob(fn, value):
+    """Log density of the cells that are not NaN, pattern by pattern, from those cells alone."""
+    if np.issubdtype(value.dtype, np.integer):
+        return fn.log_prob(value)
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    shape = np.broadcast_shapes(value.shape, fn.shape())
+    value, batch = np.broadcast_to(value, shape), shape[: len(shape) - fn.event_dim]
+    total, gone = jnp.zeros(batch), np.isnan(value)
+    for pattern in np.unique(gone.reshape(-1, *shape[len(batch) :]), axis=0):
+        seen = np.nonzero(np.atleast_1d(~pattern))[0]
+        own = (gone == pattern).all(tuple(range(len(batch), len(shape))))
+        if base.event_dim == 0:  # what is put into the other cells is not looked at
+            filled = np.where(gone, 1.0, value)
+            filled = filled.astype(int) if base.support.is_discrete else filled
+            cells = base.log_prob(filled)
+            part = cells[..., seen].sum(-1) if fn.event_dim else cells * len(seen)
+        elif len(seen):
+            part = dist.MultivariateNormal(
+                base.loc[..., seen], base.covariance_matrix[..., seen, :][..., seen]
+            ).log_prob(np.where(gone, 0.0, value)[..., seen])
+        else:
+            part = 0.0
+        total = jnp.where(own, part, total)
+    return total
 
 
 def _explicit_trace(row, params, args, cluster=0):
@@ -171,7 +204,11 @@ def _rows_in(row, params, args, cluster):
     total = 0.0
     for name in (*_assignment_names(row), *row.observed):
         if name in trace and trace[name]["type"] == "sample":
-            term = trace[name]["fn"].log_prob(trace[name]["value"])
+            site = trace[name]
+            if "missing" in (site["infer"] or {}):
+                term = observed_log_prob(site["fn"], site["value"])
+            else:
+                term = site["fn"].log_prob(site["value"])
             total = total + (term if row.id != "explicit_groups" else term.sum(-1))
     if f"{row.z}_observed" in trace:
         labels = trace[f"{row.z}_observed"]["value"]
@@ -180,6 +217,8 @@ def _rows_in(row, params, args, cluster):
 
 
 def _explicit_weights(row, params, args):
+    if row.z is None:
+        return 1.0
     scale = _explicit_trace(row, params, args)[row.observed[0]]["scale"]
     return 1.0 if scale is None else scale
 

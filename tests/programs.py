@@ -72,6 +72,20 @@ KINDS = np.concatenate(
 )
 
 
+def with_gaps(x, seed):
+    """A quarter of the cells missing; the fifth row has none left."""
+    x, rng = np.array(x, float), np.random.default_rng(seed)
+    x[rng.random(x.shape) < 0.25] = np.nan
+    x[4] = np.nan
+    return x
+
+
+X_GAPS, ITEMS_GAPS = with_gaps(X, 1), with_gaps(ITEMS, 2)
+PAIR_GAPS, VISITS_GAPS = with_gaps(X[:34], 3), with_gaps(VISITS[:34], 4)
+ANSWERS_GAPS, LABELS_GAPS = with_gaps(ANSWERS[:34], 5), LABELS[:34]
+MISSING = {"missing": "marginal"}
+
+
 # ----------------------------------------------------------------------------------------- programs
 # Helpers stay tiny so that each program still reads as what a user would write.
 
@@ -80,10 +94,10 @@ def _weights(K, alpha=1.0):
     return numpyro.sample("weights", dist.Dirichlet(jnp.full(K, alpha)), infer=CLUSTER)
 
 
-def _observe(weights, components, x, rows=None):
+def _observe(weights, components, x, rows=None, infer=None):
     mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
     with numpyro.plate("obs_id", x.shape[0] if rows is None else rows):
-        numpyro.sample("x", mixture, obs=x)
+        numpyro.sample("x", mixture, obs=x, infer=infer)
 
 
 def _flat(support, event_shape=()):
@@ -343,13 +357,56 @@ def normal_extra_terms(x, K=2):
     _observe(weights, dist.Normal(loc, jnp.sqrt(var)), x)
 
 
-def mvn_niw(x, K=2):
+def mvn_niw(x, K=2, infer=None):
     D = x.shape[1]
     weights = _weights(K)
     with numpyro.plate("cluster", K):
         cov = numpyro.sample("cov", dist.InverseWishart(D + 3.0, scale_matrix=1.5 * jnp.eye(D)))
         loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.array([0.2, -0.1]), cov / 0.3))
-    _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x)
+    _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x, infer=infer)
+
+
+def mvn_missing(x, K=2):
+    mvn_niw(x, K, MISSING)
+
+
+def bernoulli_missing(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        probs = numpyro.sample("probs", dist.Beta(2.0, 2.0).expand([D]).to_event(1))
+    _observe(weights, dist.Bernoulli(probs=probs).to_event(1), x, infer=MISSING)
+
+
+def product_missing(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0).expand([D]).to_event(1))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0).expand([D]).to_event(1))
+    _observe(weights, dist.Normal(loc, jnp.sqrt(var)).to_event(1), x, infer=MISSING)
+
+
+def explicit_missing(pair, visits, answers, labels, K=2):
+    weights = _weights(K, 2.0)
+    with numpyro.plate("cluster", K):
+        cov = numpyro.sample("cov", dist.InverseWishart(5.0, scale_matrix=1.5 * jnp.eye(2)))
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.zeros(2), 4.0 * jnp.eye(2)))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+        probs = numpyro.sample("probs", dist.Dirichlet(jnp.full(3, 2.0)).expand([2]).to_event(1))
+    with numpyro.plate("obs_id", len(pair)):
+        z = numpyro.sample(
+            "z",
+            dist.Categorical(weights),
+            obs=labels,
+            obs_mask=labels >= 0,
+            infer={"enumerate": "parallel"},
+        )
+        numpyro.sample("pair", dist.MultivariateNormal(loc[z], cov[z]), obs=pair, infer=MISSING)
+        numpyro.sample("visits", dist.Poisson(rate[z]), obs=visits, infer=MISSING)
+        numpyro.sample(
+            "answers", dist.Categorical(probs[z]).to_event(1), obs=answers, infer=MISSING
+        )
 
 
 def mvn_independent_prior(x, K=2):
@@ -1147,6 +1204,40 @@ def _scipy_gated(p, x):
     return log_weights + stats.norm.logpdf(x[:, None], p["loc"], 0.7)
 
 
+# Missing cells, row by row, from distributions of the observed cells alone.
+
+
+def _scipy_mvn_missing(p, x):
+    terms = np.tile(np.log(p["weights"]), (len(x), 1))
+    for n, row in enumerate(x):
+        seen = ~np.isnan(row)
+        for k in range(len(p["weights"]) if seen.any() else 0):
+            own = p["cov"][k][np.ix_(seen, seen)]
+            terms[n, k] += stats.multivariate_normal.logpdf(row[seen], p["loc"][k][seen], own)
+    return terms
+
+
+def _scipy_product_missing(p, x):
+    cells = stats.norm.logpdf(x[:, None], p["loc"], np.sqrt(p["var"]))
+    return np.log(p["weights"]) + np.nansum(cells, -1)
+
+
+def _scipy_items_missing(p, x):
+    cells = np.where(x[:, None] == 1, np.log(p["probs"]), np.log1p(-p["probs"]))
+    return np.log(p["weights"]) + np.where(np.isnan(x[:, None]), 0.0, cells).sum(-1)
+
+
+def _scipy_explicit_missing(p, x):
+    terms = _scipy_mvn_missing(p, x[:, :2])
+    terms += np.nan_to_num(stats.poisson.logpmf(x[:, 2:3], p["rate"]))
+    for column in (0, 1):
+        answer = x[:, 3 + column]
+        seen = ~np.isnan(answer)
+        terms[seen] += np.log(p["probs"][:, column, answer[seen].astype(int)]).T
+    other = (LABELS_GAPS >= 0)[:, None] & (LABELS_GAPS[:, None] != np.arange(2))
+    return np.where(other, -np.inf, terms)
+
+
 # ---------------------------------------------------------------------------------------- the table
 
 
@@ -1393,6 +1484,16 @@ PROGRAMS = [
          {"weights": C, "probs": C}, terms=_scipy_multinomial),
     _row("explicit_multinomial_logits", explicit_multinomial_logits, (KINDS, KINDS.sum(1)), 2,
          "Multinomial", {"weights": C, "logits": A}, z="z", terms=_scipy_multinomial),
+    _row("mvn_missing", mvn_missing, (X_GAPS,), 2, "MultivariateNormal",
+         {"weights": C, "cov": C, "loc": C}, terms=_scipy_mvn_missing),
+    _row("product_missing", product_missing, (X_GAPS,), 2, "Normal", NIG_PLAN,
+         terms=_scipy_product_missing),
+    _row("bernoulli_missing", bernoulli_missing, (ITEMS_GAPS,), 2, "Bernoulli",
+         {"weights": C, "probs": C}, terms=_scipy_items_missing),
+    _row("explicit_missing", explicit_missing,
+         (PAIR_GAPS, VISITS_GAPS, ANSWERS_GAPS, LABELS_GAPS), 2, "MultivariateNormal",
+         {"weights": C, "cov": C, "loc": C, "rate": C, "probs": C}, swap=False, z="z",
+         observed=("pair", "visits", "answers"), data=(0, 1, 2), terms=_scipy_explicit_missing),
     _row("vector_latent_classes", vector_latent_classes, (ANSWERS,), 2, "Categorical",
          {"weights": C, "probs": C}, terms=_scipy_latent_classes),
 ]  # fmt: skip

@@ -58,6 +58,7 @@ FITTED = [
     "two_named_normals", "normal_and_cauchy",
     "explicit_normal", "explicit_mixed", "explicit_groups", "explicit_labelled",
     "log_normal_product", "von_mises_product", "negative_binomial_logits", "vector_multinomial",
+    "mvn_missing", "product_missing", "explicit_missing",
 ]  # fmt: skip
 
 

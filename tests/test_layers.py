@@ -20,6 +20,7 @@ ROOMS = (
     "vector_mixture",
     "groups",
     "ellipsoid",
+    "missing",
     "parameters",
     "marginal",
     "observed",

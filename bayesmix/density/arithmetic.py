@@ -15,15 +15,19 @@ from numpyro.distributions.transforms import IdentityTransform, IndependentTrans
 from bayesmix.density.layout import family_of, is_tied, line_of
 from bayesmix.density.piece import Piece
 from bayesmix.families.lines import Lines
+from bayesmix.families.partial import available, complete, natural_by_pattern, patterned
 from bayesmix.families.product import located
 from bayesmix.program import Mixture, Params
 from bayesmix.reader import x64
 from bayesmix.sweep import (
+    Statistics,
     Streamed,
     largest,
     log_likelihood,
     responsibilities_of,
     scan_rows,
+    scores_by_pattern,
+    statistics_of,
     total_base,
     total_squares,
 )
@@ -41,6 +45,22 @@ class Data(NamedTuple):
     frame: Any = None  # of lines: what the coefficients are in the sweep's coordinates
 
 
+class Partial(NamedTuple):
+    """What an E-step over rows with missing cells gives.
+
+    ``observed``: statistics of the observed cells by pattern, (P, K) and (P, K, F), on which Q
+    depends. ``completed``: those of whole rows, (K,) and (K, F), with the missing cells expected.
+    """
+
+    observed: Statistics
+    completed: Statistics
+
+    @property
+    def mass(self) -> jax.Array:
+        """Rows in each cluster, (K,)."""
+        return self.completed.mass
+
+
 class Density:
     """Pure, traceable functions of one program's arithmetic; hashable, so static under jit."""
 
@@ -51,6 +71,7 @@ class Density:
         self.K = mixture.K
         self.family = family_of(mixture)
         self.tied = self.family is not None and is_tied(self.family, reading)
+        self.patterned = self.family is not None and patterned(self.family)
         self._terms, self._priors = reading.terms, reading.priors
         self._bounds, self._scale = reading.supports, reading.scale
         self._leaves: Any = reading.leaves[0]
@@ -132,14 +153,25 @@ class Density:
     # ----------------------------------------------------------------------------- densities
 
     def natural(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
-        """eta (K, F) and log w - A (K,) in the sweep's coordinates."""
+        """eta (K, F) and log w - A (K,) in the sweep's coordinates; (P, K, F) and (P, K) for rows
+        with P patterns of missing cells.
+        """
+        assert self.family is not None
+        leaves, log_weights = self._standardised(params, data)
+        if self.patterned:
+            eta, normaliser = natural_by_pattern(self.family, leaves, data.rows.patterns)
+        else:
+            eta, normaliser = self.family.natural(leaves)
+        return eta, log_weights - normaliser
+
+    def _standardised(self, params: Params, data: Data) -> tuple[dict[str, jax.Array], jax.Array]:
+        """The components' parameters in the sweep's coordinates, and the log weights."""
         assert self.family is not None
         values, log_weights = self.piece((self._leaves, self._log_weights), params, data.known)
         leaves = self._framed(values, data)
         if self.family.location_scale:
             leaves = self.family.standardise(leaves, data.rows.shift, data.rows.scale)
-        eta, normaliser = self.family.natural(leaves)
-        return eta, log_weights - normaliser
+        return leaves, log_weights
 
     def cancels(self, params: Params, data: Data) -> jax.Array:
         """Whether a component is so narrow that x^2, x loc and loc^2 cancel in the sweep's score.
@@ -188,11 +220,35 @@ class Density:
         """
         if self.family:
             value, statistics = scan_rows(self.family, *self.natural(params, data), data.rows)
+            if self.patterned:
+                leaves = self._standardised(params, data)[0]
+                return data.base + value, self._filled(statistics, leaves, data)
             return data.base + value, statistics
         components, scale = self._by_row(params, data)
         value = jnp.sum(weighted(jax.nn.logsumexp(components, -1), scale))
         resp = jax.nn.softmax(components, -1)
         return value, resp if scale is None else resp * scale[..., None]
+
+    def _filled(self, observed: Statistics, leaves: dict[str, jax.Array], data: Data) -> Partial:
+        mass, features = complete(self.family, leaves, *observed, data.rows.patterns)
+        return Partial(observed, Statistics(mass, features))
+
+    def statistics_of(self, resp: jax.Array, data: Data) -> Any:
+        """What ``e_step`` gives, from responsibilities (N, K) instead of params.
+
+        Missing cells are then expected to be as the observed ones of their column and cluster.
+        """
+        if self.family is None:
+            return resp
+        statistics = statistics_of(self.family, resp, data.rows)
+        if not self.patterned:
+            return statistics
+        leaves = available(self.family, *statistics, data.rows.patterns)
+        return self._filled(statistics, leaves, data)
+
+    def whole(self, statistics: Any) -> Any:
+        """Statistics of whole rows, on which closed forms work."""
+        return statistics.completed if self.patterned else statistics
 
     def _by_row(self, params: Params, data: Data) -> tuple[jax.Array, Any]:
         """The components' log densities (*rows, K) and the row weights, or None."""
@@ -219,11 +275,24 @@ class Density:
             return responsibilities_of(self.family, *self.natural(params, data), data.rows)
         return jax.nn.softmax(self._by_row(params, data)[0], -1).reshape(-1, self.K)
 
+    def by_pattern(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
+        """Weighted log density (N,) and responsibilities (N, K) of rows grouped by pattern."""
+        assert self.family is not None
+        rows = data.rows
+        score = scores_by_pattern(self.family, *self.natural(params, data), rows)
+        total = jax.nn.logsumexp(score, -1)
+        seen = ~jnp.isnan(rows.z) & rows.patterns[rows.group][..., None]
+        jacobian = jnp.einsum("d,cdn->cn", jnp.log(rows.scale), seen.astype(rows.z.dtype))
+        x = rows.shift[:, None] + rows.scale[:, None] * rows.z
+        base = (jax.vmap(self.family.base)(x) - jacobian).reshape(-1)[rows.place]
+        return weighted(base + total, rows.counts), jnp.exp(score - total[:, None])
+
     def expected(self, params: Params, statistics: Any, data: Data) -> jax.Array:
         """Q(params | statistics), in nats: expected log density of data and assignments."""
         if self.family:
             eta, offset = self.natural(params, data)
-            fit = data.base + _dot(statistics.mass, offset) + jnp.sum(statistics.features * eta)
+            own = statistics.observed if self.patterned else statistics
+            fit = data.base + _dot(own.mass, offset) + jnp.sum(own.features * eta)
         else:
             fit = _dot(statistics, self.piece(self._components, params, data.known))
         return self.log_prior(params, data) + fit

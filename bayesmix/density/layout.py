@@ -1,5 +1,6 @@
 """The observed side laid out for the sweep: which family, which columns, which rows."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpyro.distributions as dist
 from bayesmix.blocks import Blocks
 from bayesmix.families import Family, coordinates, find
 from bayesmix.families.lines import Frame, Lines, frame_of
+from bayesmix.families.mvn import MultivariateNormal
 from bayesmix.families.normal import Normal
+from bayesmix.families.partial import cell_wise, patterned
 from bayesmix.families.product import Labels, Product
 from bayesmix.graph import Node, same_along
 from bayesmix.linear import Predictor, of_clusters, read_predictor
@@ -34,8 +37,12 @@ def family_of(mixture: Mixture) -> Family | None:
         family = find(site.components[0], _shapes(mixture, site.name), site.value)
         if family is None or (several and hasattr(family, "scores")):
             return None
-        width = int(np.prod(site.value.shape[len(mixture.rows) :]))
-        found.append((site.name, family, width * (1 + len(site.given))))
+        cells = site.value.shape[len(mixture.rows) :]
+        if site.partial:
+            family = _with_missing(family, cells, len(site.given))
+            if family is None:
+                return None
+        found.append((site.name, family, math.prod(cells) * (1 + len(site.given))))
     if mixture.labels is not None:
         found.append(("", Labels(mixture.K), 1))
     if len(found) > 1:
@@ -95,6 +102,13 @@ def line_columns(mixture: Mixture) -> tuple[np.ndarray, Frame]:
     return mixture.cache[key]
 
 
+def _with_missing(family: Any, cells: tuple[int, ...], given: int) -> Any:
+    """The family for rows of which single cells are missing, or None."""
+    if isinstance(family, MultivariateNormal):
+        return MultivariateNormal(patterned=True)
+    return cell_wise(family, cells, given)
+
+
 def _shapes(mixture: Mixture, site: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of an observed site's components."""
     leaves = mixture.reading.leaves[0]
@@ -133,7 +147,7 @@ def columns_of(mixture: Mixture) -> tuple[Any, np.ndarray | None]:
     columns = [
         site.of_rows(array, mixture.rows)
         for site in mixture.observed
-        for array in (_changed(site), *site.given.values())
+        for array in (_changed(site), *(_seen(site, given) for given in site.given.values()))
     ]
     columns += [] if mixture.labels is None else [mixture.labels]
     flat = [column.reshape(mixture.N, -1) for column in columns]
@@ -160,15 +174,26 @@ class _Changed:
         return map(self.change, self.blocks)
 
 
+def _seen(site: Observed, given: np.ndarray) -> np.ndarray:
+    """Numbers of trials, NaN where the successes are missing."""
+    return np.where(np.isnan(site.value), np.nan, given) if site.partial else given
+
+
 def spread_out(mixture: Mixture) -> bool:
     """Whether the rows are shared out among the devices that the data came from."""
     many = mixture.arguments.mesh is not None and mixture.N > SAMPLE
-    return many and has_family(mixture) and merged_of(mixture) is None
+    family = family_of(mixture) if many else None
+    return family is not None and not patterned(family) and merged_of(mixture) is None
 
 
 def merged_of(mixture: Mixture) -> Merged | None:
-    """The distinct rows of a mixture, where they repeat enough and no parameter differs by row."""
+    """The distinct rows of a mixture, where they repeat enough and no parameter differs by row.
+
+    Rows that are grouped by their pattern of missing cells are not merged as well.
+    """
     if "merged" not in mixture.cache:
-        whole = has_family(mixture) and not isinstance(mixture.value, Blocks)
+        family = family_of(mixture)
+        whole = family is not None and not patterned(family)
+        whole = whole and not isinstance(mixture.value, Blocks)
         mixture.cache["merged"] = merge(*columns_of(mixture)) if whole else None
     return mixture.cache["merged"]

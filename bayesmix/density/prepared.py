@@ -115,8 +115,9 @@ def sample_of(
     if density.family is None:
         return np.asarray(x, np.float64), data, True
     if len(x) <= most:
-        rows = data.rows._replace(place=None, counts=None)
-        return np.asarray(x, np.float64), data._replace(rows=rows), True
+        if merged is not None:
+            data = data._replace(rows=data.rows._replace(place=None, counts=None))
+        return np.asarray(x, np.float64), data, True
     counted = np.arange(len(x)) if weights is None else np.flatnonzero(weights > 0)
     index = np.sort(rng.choice(counted, min(most, len(counted)), replace=False))
     some = np.asarray(x[index], np.float64).reshape(len(index), -1)
@@ -135,7 +136,8 @@ def binned_of(mixture: Mixture, data: Data, bins: int) -> tuple[np.ndarray, Data
     density = density_of(mixture)
     assert density.family is not None
     x, weights = columns_of(mixture)
-    means, weight = binned(x[:, 0], weights, bins)
+    seen = ~np.isnan(x[:, 0])
+    means, weight = binned(x[seen, 0], None if weights is None else weights[seen], bins)
     cells = means[:, None]
     rows = rows_of(cells, weight, density.family, mixture.K, data.rows.z.dtype.name)
     return cells, on_rows(density, data.known, rows)

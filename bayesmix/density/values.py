@@ -57,7 +57,7 @@ def log_joint(mixture: Mixture, params: Params) -> jax.Array:
     Equal to ``numpyro.infer.util.log_density(program, args, kwargs, params)[0]``, without a
     Jacobian. Traceable; in the ambient precision.
     """
-    if isinstance(mixture.value, Blocks):
+    if isinstance(mixture.value, Blocks) or density_of(mixture).patterned:
         return _log_joint_of_sweep(density_of(mixture), params, data_of(mixture))
     row = row_piece(mixture)
     return _log_joint(density_of(mixture), row[0], params, data_of(mixture), row[1])

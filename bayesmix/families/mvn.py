@@ -1,5 +1,7 @@
 """Multivariate normal components: T(x) = (x, x_i x_j for i <= j)."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,11 @@ from bayesmix.families import Leaves, family, linear, taken
 
 
 @family(dist.MultivariateNormal, EllipsoidalNormal)
+@dataclass(frozen=True)
 class MultivariateNormal:
+    """With ``patterned``, cells are missing and rows are grouped by which (families.partial)."""
+
+    patterned: bool = False
     name = "MultivariateNormal"
     location_scale = True
     isotropic = False

@@ -29,8 +29,14 @@ class Slot:
 
     def own(self, leaves: Leaves) -> Leaves:
         """The site's parameters under their plain names: ``loc`` for ``loc[height]``."""
+        if not self.site:
+            return leaves
         end = f"[{self.site}]"
         return {n.removesuffix(end): v for n, v in leaves.items() if n.endswith(end)}
+
+    def named(self, leaves: Leaves) -> Leaves:
+        """The opposite of ``own``."""
+        return {f"{n}[{self.site}]" if self.site else n: v for n, v in leaves.items()}
 
 
 class Product:
@@ -128,6 +134,6 @@ def located(family: Family, eta: jax.Array, z: jax.Array) -> tuple[jax.Array, ja
     if not isinstance(family, Product):
         return eta, z
     some = [slot for slot in family.slots if slot.family.location_scale]
-    features = np.concatenate([np.arange(eta.shape[1])[slot.features] for slot in some])
+    features = np.concatenate([np.arange(eta.shape[-1])[slot.features] for slot in some])
     columns = np.concatenate([np.arange(z.shape[-2])[slot.columns] for slot in some])
-    return eta[:, features], z[..., columns, :]
+    return eta[..., features], z[..., columns, :]

@@ -46,10 +46,14 @@ def m_step(
     data: Data,
     evaluations: Any,
 ) -> tuple[Params, jax.Array]:
-    """One pass over the blocks of the plan; returns the params and the ascent's inverse Hessian."""
+    """One pass over the blocks of the plan; returns the params and the ascent's inverse Hessian.
+
+    With missing cells of multivariate normals, closed forms raise Q with these cells expected, too;
+    that raises Q over assignments, which the ascent, the last block, goes on with.
+    """
     for block in plan.blocks:
         if block.update is not None and block.target is not None:
-            context = Context(density, params, statistics, data)
+            context = Context(density, params, density.whole(statistics), data)
             value = block.update(block.target, context.at(block.target))
             params = params | {block.target.name: value}
         elif block.kind == "closed":

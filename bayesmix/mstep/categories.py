@@ -9,13 +9,20 @@ from bayesmix.mstep.rules import Context, Target, rule
 FAMILIES = ("Categorical", "Multinomial")
 
 
-@rule(FAMILIES, "probs", "identity", "Dirichlet", text="Dirichlet on category probabilities")
+@rule(
+    FAMILIES,
+    "probs",
+    "identity",
+    "Dirichlet",
+    text="Dirichlet on category probabilities",
+    by_cell=True,
+)
 def categories_under_dirichlet(target: Target, context: Context) -> jax.Array:
     """Counts + concentration - 1, normalised; a category that this makes negative gets 0."""
     return _shares(target, context, context.prior(target.name)["concentration"] - 1)
 
 
-@rule(FAMILIES, "probs", "identity", "ImproperUniform", text="shares (flat prior)")
+@rule(FAMILIES, "probs", "identity", "ImproperUniform", text="shares (flat prior)", by_cell=True)
 def categories_under_flat(target: Target, context: Context) -> jax.Array:
     """The shares of the categories."""
     return _shares(target, context, 0.0)

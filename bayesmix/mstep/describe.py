@@ -76,6 +76,8 @@ def _notes(mixture: Mixture) -> list[str]:
         sweep += "; one spread for all clusters, so no squares"
     weighted = "" if mixture.weights is None else "; rows are weighted"
     lines = [f"sweep: {sweep}{weighted}"]
+    if mixture.partial:
+        lines.append(f"data: {mixture.gaps}")
     if isinstance(mixture.value, Blocks):
         lines.append(f"rows: read in blocks of {mixture.value.size}, never held whole")
     if spread_out(mixture):

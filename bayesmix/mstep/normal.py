@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bayesmix.families.lines import Lines
-from bayesmix.mstep.reduce import normal_statistics, to_site
+from bayesmix.mstep.reduce import counts, normal_counts, normal_statistics, to_site
 from bayesmix.mstep.rules import Context, Target, rule
 
 FAMILIES = ("Normal", "LogNormal", "StudentT")
@@ -26,21 +26,20 @@ def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
         mass, features = context.statistics
         square = family.squares(context.leaves(), features)[None]
         return mass[None], jnp.zeros_like(square), square
-    _, mass, features = normal_statistics(context)
+    features = normal_statistics(context)[2]
     rows = context.data.rows
     loc = context.leaves()["loc"]
     D = rows.shift.shape[0]
+    mass = normal_counts(context, loc.shape).reshape(-1, D)
     first, second = features[:, :D], features[:, D:]
     centred = (loc.reshape(-1, D) - rows.shift) / rows.scale
-    mass = mass[:, None]
     deviation = rows.scale * (first - mass * centred)
     square = rows.scale**2 * (second - 2 * centred * first + mass * centred**2)
-    full = jnp.broadcast_to(mass, deviation.shape)
     shape = loc.shape
-    return full.reshape(shape), deviation.reshape(shape), square.reshape(shape)
+    return mass.reshape(shape), deviation.reshape(shape), square.reshape(shape)
 
 
-@rule(FAMILIES, "loc", "identity", "Normal", text="Normal prior on the location")
+@rule(FAMILIES, "loc", "identity", "Normal", text="Normal prior on the location", by_cell=True)
 def loc_under_normal(target: Target, context: Context) -> jax.Array:
     """The precision-weighted mean: one Newton step, exact because Q is quadratic in loc."""
     prior = context.prior(target.name)
@@ -48,7 +47,7 @@ def loc_under_normal(target: Target, context: Context) -> jax.Array:
     return _loc_step(target, context, tau, prior["loc"])
 
 
-@rule(FAMILIES, "loc", "identity", "ImproperUniform", text="mean (flat prior)")
+@rule(FAMILIES, "loc", "identity", "ImproperUniform", text="mean (flat prior)", by_cell=True)
 def loc_under_flat(target: Target, context: Context) -> jax.Array:
     """The (precision-weighted) mean; a cluster without mass keeps its location."""
     return _loc_step(target, context, 0.0, 0.0)
@@ -69,10 +68,10 @@ def _squares(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
     A location whose prior this scale multiplies counts as one more observation of weight kappa.
     """
     square = _moments(context)[2]
-    count = context.statistics.mass
-    if not isinstance(context.density.family, Lines):
-        count = count.reshape(-1, *[1] * (square.ndim - 1))
-    count = jnp.broadcast_to(count, square.shape)
+    if isinstance(context.density.family, Lines):
+        count = jnp.broadcast_to(context.statistics.mass, square.shape)
+    else:
+        count = counts(context, square.shape)
     if target.child is not None:
         prior = context.prior(target.child.site)
         kappa = (context.leaves()["scale"] / prior["scale"]) ** 2
@@ -93,6 +92,7 @@ def _kept(target: Target, context: Context, count: jax.Array, value: jax.Array) 
     "InverseGamma",
     scales="Normal",
     text="InverseGamma on the variance",
+    by_cell=True,
 )
 def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
     """(rate + squares / 2) / (concentration + 1 + count / 2)."""
@@ -108,6 +108,7 @@ def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
     "ImproperUniform",
     scales="Normal",
     text="variance (flat prior)",
+    by_cell=True,
 )
 def variance_under_flat(target: Target, context: Context) -> jax.Array:
     """The mean square about the location."""
@@ -122,6 +123,7 @@ def variance_under_flat(target: Target, context: Context) -> jax.Array:
     "ImproperUniform",
     scales="Normal",
     text="standard deviation (flat prior)",
+    by_cell=True,
 )
 def scale_under_flat(target: Target, context: Context) -> jax.Array:
     """The root mean square about the location."""
@@ -136,6 +138,7 @@ def scale_under_flat(target: Target, context: Context) -> jax.Array:
     "HalfNormal",
     scales="Normal",
     text="HalfNormal on the scale",
+    by_cell=True,
 )
 def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
     """The root of u^2 / s^2 + n u - S = 0 in u = scale^2; 0 for a cluster on a single value.
@@ -149,7 +152,15 @@ def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
     return _kept(target, context, count, jnp.sqrt(2 * square / jnp.where(root > 0, root, 1)))
 
 
-@rule(FAMILIES, "scale", "rsqrt", "Gamma", scales="Normal", text="Gamma on the precision")
+@rule(
+    FAMILIES,
+    "scale",
+    "rsqrt",
+    "Gamma",
+    scales="Normal",
+    text="Gamma on the precision",
+    by_cell=True,
+)
 def precision_under_gamma(target: Target, context: Context) -> jax.Array:
     """(concentration - 1 + count / 2) / (rate + squares / 2)."""
     count, square = _squares(target, context)

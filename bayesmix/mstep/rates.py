@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bayesmix.mstep.reduce import to_site
+from bayesmix.mstep.reduce import counts, to_site
 from bayesmix.mstep.rules import Context, Target, rule
 
 GAMMAS = ("Gamma", "InverseGamma")
@@ -11,11 +11,9 @@ GAMMAS = ("Gamma", "InverseGamma")
 
 def _sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
     """Number of observations and their sum, at the shape of the site."""
-    mass, features = context.statistics
-    leaf = next(iter(context.leaves().values()))
-    total = features.reshape(leaf.shape)
-    count = jnp.broadcast_to(mass.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf.shape)
-    return to_site(count, target), to_site(total, target)
+    shape = next(iter(context.leaves().values())).shape
+    total = context.statistics.features.reshape(shape)
+    return to_site(counts(context, shape), target), to_site(total, target)
 
 
 def _ratio(target: Target, context: Context, top: jax.Array, bottom: jax.Array) -> jax.Array:
@@ -24,7 +22,7 @@ def _ratio(target: Target, context: Context, top: jax.Array, bottom: jax.Array) 
     return jnp.where(bottom > 0, ratio, context.params[target.name])
 
 
-@rule("Poisson", "rate", "identity", "Gamma", text="Gamma on a Poisson rate")
+@rule("Poisson", "rate", "identity", "Gamma", text="Gamma on a Poisson rate", by_cell=True)
 def poisson_rate_under_gamma(target: Target, context: Context) -> jax.Array:
     """(concentration - 1 + sum) / (rate + count); 0, the boundary, where that is negative."""
     count, total = _sums(target, context)
@@ -32,14 +30,14 @@ def poisson_rate_under_gamma(target: Target, context: Context) -> jax.Array:
     return _ratio(target, context, prior["concentration"] - 1 + total, prior["rate"] + count)
 
 
-@rule("Poisson", "rate", "identity", "ImproperUniform", text="mean (flat prior)")
+@rule("Poisson", "rate", "identity", "ImproperUniform", text="mean (flat prior)", by_cell=True)
 def poisson_rate_under_flat(target: Target, context: Context) -> jax.Array:
     """sum / count."""
     count, total = _sums(target, context)
     return _ratio(target, context, total, count)
 
 
-@rule("Exponential", "rate", "identity", "Gamma", text="Gamma on an Exponential rate")
+@rule("Exponential", "rate", "identity", "Gamma", text="Gamma on an Exponential rate", by_cell=True)
 def exponential_rate_under_gamma(target: Target, context: Context) -> jax.Array:
     """(concentration - 1 + count) / (rate + sum)."""
     count, total = _sums(target, context)
@@ -48,11 +46,7 @@ def exponential_rate_under_gamma(target: Target, context: Context) -> jax.Array:
 
 
 @rule(
-    "Exponential",
-    "rate",
-    "identity",
-    "ImproperUniform",
-    text="1 / mean (flat prior)",
+    "Exponential", "rate", "identity", "ImproperUniform", text="1 / mean (flat prior)", by_cell=True
 )
 def exponential_rate_under_flat(target: Target, context: Context) -> jax.Array:
     """count / sum."""
@@ -60,7 +54,15 @@ def exponential_rate_under_flat(target: Target, context: Context) -> jax.Array:
     return _ratio(target, context, count, total)
 
 
-@rule(GAMMAS, "rate", "identity", "Gamma", known=("concentration",), text="Gamma on the rate")
+@rule(
+    GAMMAS,
+    "rate",
+    "identity",
+    "Gamma",
+    known=("concentration",),
+    text="Gamma on the rate",
+    by_cell=True,
+)
 def gamma_rate_under_gamma(target: Target, context: Context) -> jax.Array:
     """(concentration - 1 + sum of shapes) / (rate + sum of x, of 1 / x for an inverse gamma)."""
     shapes, total = _shapes_and_sums(target, context)
@@ -68,7 +70,15 @@ def gamma_rate_under_gamma(target: Target, context: Context) -> jax.Array:
     return _ratio(target, context, prior["concentration"] - 1 + shapes, prior["rate"] + total)
 
 
-@rule(GAMMAS, "rate", "identity", "ImproperUniform", known=("concentration",), text="flat prior")
+@rule(
+    GAMMAS,
+    "rate",
+    "identity",
+    "ImproperUniform",
+    known=("concentration",),
+    text="flat prior",
+    by_cell=True,
+)
 def gamma_rate_under_flat(target: Target, context: Context) -> jax.Array:
     """(sum of shapes) / sum."""
     shapes, total = _shapes_and_sums(target, context)
@@ -77,33 +87,48 @@ def gamma_rate_under_flat(target: Target, context: Context) -> jax.Array:
 
 def _shapes_and_sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
     """Every observation counts as many exponential ones as its component's shape says."""
-    mass, features = context.statistics
     shape = context.leaves()["concentration"]
-    sums = jnp.split(features, 2, axis=1)[1]
-    count = mass.reshape(-1, *(1,) * (shape.ndim - 1)) * shape
+    sums = jnp.split(context.statistics.features, 2, axis=1)[1]
+    count = counts(context, shape.shape) * shape
     return to_site(count, target), to_site(sums.reshape(shape.shape), target)
 
 
-@rule("Bernoulli", "probs", "identity", "Beta", text="Beta on a probability")
+@rule("Bernoulli", "probs", "identity", "Beta", text="Beta on a probability", by_cell=True)
 def probability_under_beta(target: Target, context: Context) -> jax.Array:
     """(a - 1 + successes) / (a + b - 2 + count), at most 1."""
     return _share_under_beta(target, context, *_sums(target, context))
 
 
-@rule("Bernoulli", "probs", "identity", "UnitUniform", "ImproperUniform", text="share (flat prior)")
+@rule(
+    "Bernoulli",
+    "probs",
+    "identity",
+    "UnitUniform",
+    "ImproperUniform",
+    text="share (flat prior)",
+    by_cell=True,
+)
 def probability_under_flat(target: Target, context: Context) -> jax.Array:
     """successes / count."""
     count, total = _sums(target, context)
     return _ratio(target, context, total, count)
 
 
-@rule("Binomial", "probs", "identity", "Beta", text="Beta on a Binomial probability")
+@rule("Binomial", "probs", "identity", "Beta", text="Beta on a Binomial probability", by_cell=True)
 def binomial_probability_under_beta(target: Target, context: Context) -> jax.Array:
     """(a - 1 + successes) / (a + b - 2 + trials), at most 1."""
     return _share_under_beta(target, context, *_trials(target, context))
 
 
-@rule("Binomial", "probs", "identity", "UnitUniform", "ImproperUniform", text="share (flat prior)")
+@rule(
+    "Binomial",
+    "probs",
+    "identity",
+    "UnitUniform",
+    "ImproperUniform",
+    text="share (flat prior)",
+    by_cell=True,
+)
 def binomial_probability_under_flat(target: Target, context: Context) -> jax.Array:
     """successes / trials."""
     trials, successes = _trials(target, context)
@@ -127,14 +152,24 @@ def _share_under_beta(
     return _ratio(target, context, successes, successes + failures)
 
 
-@rule("Geometric", "probs", "identity", "Beta", text="Beta on a geometric probability")
+@rule(
+    "Geometric", "probs", "identity", "Beta", text="Beta on a geometric probability", by_cell=True
+)
 def geometric_probability_under_beta(target: Target, context: Context) -> jax.Array:
     """(a - 1 + count) / (a + b - 2 + count + sum), at most 1: one success in every row."""
     count, failures = _sums(target, context)
     return _share_under_beta(target, context, count + failures, count)
 
 
-@rule("Geometric", "probs", "identity", "UnitUniform", "ImproperUniform", text="share (flat prior)")
+@rule(
+    "Geometric",
+    "probs",
+    "identity",
+    "UnitUniform",
+    "ImproperUniform",
+    text="share (flat prior)",
+    by_cell=True,
+)
 def geometric_probability_under_flat(target: Target, context: Context) -> jax.Array:
     """count / (count + sum)."""
     count, failures = _sums(target, context)

@@ -11,6 +11,13 @@ from bayesmix.families.student import ScaleMixture
 from bayesmix.mstep.rules import Context, Target
 
 
+def counts(context: Context, shape: tuple[int, ...]) -> jax.Array:
+    """Expected number of observations behind every element of a parameter (K, *event)."""
+    if context.counts is not None:
+        return context.counts.reshape(shape)
+    return _spread_out(context.statistics.mass, shape)
+
+
 def to_site(values: jax.Array, target: Target) -> jax.Array:
     """Sum an array of the parameter's shape over the axes that the site lacks: the site's shape."""
     along = target.link.axes
@@ -28,6 +35,17 @@ def normal_statistics(context: Context) -> tuple[jax.Array, jax.Array, jax.Array
     if isinstance(context.density.family, ScaleMixture):
         return mass, features[:, 1], features[:, 2:]
     return mass, mass, features
+
+
+def normal_counts(context: Context, shape: tuple[int, ...]) -> jax.Array:
+    """The Normal's mass behind every element of a parameter (K, *event)."""
+    if context.counts is not None:
+        return context.counts.reshape(shape)
+    return _spread_out(normal_statistics(context)[1], shape)
+
+
+def _spread_out(mass: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.broadcast_to(mass.reshape(-1, *(1,) * (len(shape) - 1)), shape)
 
 
 def _argsort(order: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ A rule that does not fit is never forced: the general ascent is always right.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from bayesmix.density import Data, Density, density_of
 from bayesmix.density.layout import line_columns
 from bayesmix.families import Family
 from bayesmix.families.lines import Lines
+from bayesmix.families.partial import CellWise, counted
 from bayesmix.families.product import Product, Slot
 from bayesmix.graph import axes, core, degree, multiple_of
 from bayesmix.mstep.lines import line_sites
@@ -52,13 +53,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may look at, at the newest parameters."""
+    """What a rule may look at, at the newest parameters.
+
+    ``counts`` (K, D): the expected numbers of observed cells, where single cells are missing.
+    """
 
     density: Density
     params: Params
     statistics: Any
     data: Data
     slot: Slot | None = None
+    counts: jax.Array | None = None
 
     def prior(self, site: str) -> dict[str, jax.Array]:
         return self.density.prior(site, self.params, self.data)
@@ -70,19 +75,25 @@ class Context:
     def at(self, target: "Target") -> "Context":
         """What a rule for the target may look at: in a product, its own site's columns."""
         family, site = self.density.family, target.site
-        if not isinstance(family, Product) or not site:
+        if family is None:
             return self
+        if not isinstance(family, Product) or not site:
+            mass, features = self.statistics
+            features, counts = counted(family, features)
+            return replace(self, statistics=Statistics(mass, features), counts=counts)
         slot = next(slot for slot in family.slots if slot.site == site)
         mass, features = self.statistics
+        features, counts = counted(slot.family, features[:, slot.features])
         rows = self.data.rows._replace(
             shift=self.data.rows.shift[slot.columns], scale=self.data.rows.scale[slot.columns]
         )
         return Context(
             self.density,
             self.params,
-            Statistics(mass, features[:, slot.features]),
+            Statistics(mass, features),
             self.data._replace(rows=rows),
             slot,
+            counts,
         )
 
 
@@ -91,12 +102,16 @@ Update = Callable[[Target, Context], jax.Array]
 
 @dataclass(frozen=True)
 class Rule:
-    """A registered closed form and the sentence that describes it."""
+    """A registered closed form and the sentence that describes it.
+
+    ``by_cell``: it counts cells one by one, so that it stays right where some are missing.
+    """
 
     update: Update
     text: str
     child_prior: str | None = None
     known: tuple[str, ...] = ()
+    by_cell: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +154,7 @@ def rule(
     text: str,
     scales: str | None = None,
     known: tuple[str, ...] = (),
+    by_cell: bool = False,
 ) -> Callable[[Update], Update]:
     """Register a closed form; use as a decorator.
 
@@ -150,12 +166,14 @@ def rule(
         then part of the update.
     known : other parameters that must be fixed numbers for the rule to apply: those that are nearly
         collinear with this one, so that updates in turn would crawl and a joint ascent does not.
+    by_cell : the update takes its counts from ``reduce.counts``, or needs none, and so serves
+        products of which single cells are missing; others then give way to the ascent.
     """
 
     def register(update: Update) -> Update:
         for name in (family,) if isinstance(family, str) else family:
             for prior in priors:
-                _rules[name, leaf, map, prior] = Rule(update, text, scales, known)
+                _rules[name, leaf, map, prior] = Rule(update, text, scales, known, by_cell)
         return update
 
     return register
@@ -238,6 +256,8 @@ def _closed_block(mixture: Mixture, site: Site, family: Family | None) -> Block 
     found = _rules.get((owner, _plain(link), link.map, prior))
     if found is None or _estimated(mixture, found.known, part):
         return None
+    if _has_gaps(family, part) and not (found.by_cell or owner == "any"):
+        return None
     child = None
     if site.fed_priors:
         child = _child(mixture, site, found)
@@ -253,6 +273,13 @@ def _estimated(mixture: Mixture, leaves: tuple[str, ...], part: str) -> bool:
     """Whether any of these parameters of an observed site depends on a latent site."""
     own, end = mixture.reading.leaves[0], f"[{part}]" if part else ""
     return any(own[leaf + end].depends for leaf in leaves)
+
+
+def _has_gaps(family: Family | None, site: str) -> bool:
+    """Whether single cells of an observed site (the only one, or by name) are missing."""
+    if isinstance(family, Product):
+        family = next((slot.family for slot in family.slots if slot.site == site), None)
+    return isinstance(family, CellWise)
 
 
 def _private(mixture: Mixture, site: Site) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer.util import ParamInfo
 
+from bayesmix.checks import check_gaps
 from bayesmix.curvature import evaluate
 from bayesmix.density import data_of, density_of
 from bayesmix.em import EM
@@ -85,6 +86,7 @@ class NUTS:
         began = time.perf_counter()
         mixture = trace(self.program, *args, **kwargs)
         refuse_improper(mixture, "NUTS")
+        check_gaps(mixture)
         if isinstance(start, EMResult | SMCResult):
             _check_start(mixture, start)
         elif start is not None and start != "prior":
@@ -108,7 +110,7 @@ class NUTS:
             start=known if isinstance(known, EMResult) else None,
             smc=known if isinstance(known, SMCResult) else None,
             start_policy=starts.policy,
-            notes=(*starts.notes, *said, *_divergences(stats)),
+            notes=(*starts.notes, *said, *_divergences(stats), *filter(None, [mixture.gaps])),
             seconds=time.perf_counter() - began,
             seed=str(words_of(key)),
             settings={
@@ -199,7 +201,7 @@ def _check_start(mixture: Mixture, start: EMResult | SMCResult) -> None:
 
 def _same_data(a: Mixture, b: Mixture) -> bool:
     pairs: list[Any] = [(a.value, b.value), (a.weights, b.weights), (a.labels, b.labels)]
-    return all(x is y is None or np.array_equal(x, y) for x, y in pairs)
+    return all(x is y is None or np.array_equal(x, y, equal_nan=True) for x, y in pairs)
 
 
 def _divergences(stats: Mapping[str, np.ndarray]) -> list[str]:
