@@ -51,8 +51,11 @@ def exchangeable(mixture: Mixture, params: Params) -> tuple[tuple[int, ...], ...
 
     Checked numerically at ``params``, which should be a generic point: two clusters are in one
     class when swapping them leaves the log joint as it is, to rounding, here and at a point moved
-    away from here. ((0, 1, 2),) is full symmetry, ((0,), (1,), (2,)) none.
+    away from here. ((0, 1, 2),) is full symmetry, ((0,), (1,), (2,)) none, as for a program in
+    which no site has a cluster axis to be swapped along.
     """
+    if all(site.cluster_axis is None for site in mixture.sites.values()):
+        return tuple((k,) for k in range(mixture.K))
     pairs = list(combinations(range(mixture.K), 2))
     perms = np.tile(np.arange(mixture.K), (len(pairs) + 1, 1))
     for row, (i, j) in enumerate(pairs, start=1):

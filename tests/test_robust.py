@@ -16,6 +16,7 @@ from scipy import optimize, special, stats
 
 import bayesmix as bm
 from bayesmix.density import data_of, density_of
+from bayesmix.symmetry import exchangeable
 
 _rng = np.random.default_rng(4)
 TRUTH = np.repeat([0, 1], 60)
@@ -247,6 +248,7 @@ def test_noise_takes_the_outliers_and_is_kept_for_new_rows():
     assert (label[120:] == 2).all()
     assert max(np.mean(label[:120] == TRUTH), np.mean(label[:120] == 1 - TRUTH)) > 0.95
     assert em.modes[0].regular
+    assert exchangeable(em.mixture, em.params) == ((0,), (1,), (2,))  # names stay, the noise's too
     new = em.predict_proba(np.array([[0.0, 20.0], em.params["loc"][1]]))
     assert new[0, 2] > 0.99
     assert new[1, 1] > 0.9
