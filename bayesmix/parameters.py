@@ -71,7 +71,15 @@ def own_parameters(base: Any) -> dict[str, tuple[Any, int]]:
         if value is None and isinstance(base, dist.InverseGamma | dist.LogNormal):
             value = vars(base.base_dist).get(name)
         if value is not None and not isinstance(value, int | str):
-            found[name] = (jnp.asarray(value, float), constraint.event_dim)
+            found[name] = (jnp.asarray(value, float), _event_dim(constraint, base))
         elif isinstance(value, int):
             found[name] = (jnp.asarray(value, float), 0)
     return found
+
+
+def _event_dim(constraint: Any, base: Any) -> int:
+    """Event axes of a parameter; of one that is the value itself (Delta) those of the value."""
+    try:
+        return constraint.event_dim
+    except NotImplementedError:
+        return base.event_dim

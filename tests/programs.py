@@ -48,6 +48,7 @@ ITEMS = np.concatenate(
 TIMES = np.concatenate([_rng.exponential(0.4, 20), _rng.exponential(3.0, 16)])
 SKEWED = np.concatenate([_rng.gamma(4.0, 0.3, 18), _rng.gamma(9.0, 0.5, 16)])
 ANGLES = np.concatenate([_rng.vonmises(-1.5, 3.0, 18), _rng.vonmises(1.0, 2.0, 16)])
+ZEROS = np.where(np.arange(36) % 4 == 0, 0, COUNTS)
 COVARIATE = np.linspace(-1.5, 1.5, 34)
 RESPONSE = np.where(_rng.random(34) < 0.5, 1.0 + 0.8 * COVARIATE, -1.0 - 0.5 * COVARIATE)
 RESPONSE = RESPONSE + _rng.normal(0.0, 0.4, 34)
@@ -652,6 +653,26 @@ def student_columns(x, K=2):
     _observe(weights, dist.StudentT(4.0, loc, scale[:, None]).to_event(1), x)
 
 
+def zero_inflated(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        gate = numpyro.sample("gate", dist.Beta(1.5, 3.0))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+    _observe(weights, dist.ZeroInflatedPoisson(gate, rate), x)
+
+
+def zeros_and_poisson(x):
+    """A point at 0 and a Poisson, as clusters of their own."""
+    weights = _weights(2, 2.0)
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+    parts = [dist.Delta(0.0), dist.Poisson(rate)]
+    mixture = dist.MixtureGeneral(
+        dist.Categorical(probs=weights), parts, support=constraints.nonnegative_integer
+    )
+    with numpyro.plate("obs_id", x.shape[0]):
+        numpyro.sample("x", mixture, obs=x)
+
+
 def gamma_components(x, K=2):
     weights = _weights(K)
     with numpyro.plate("cluster", K):
@@ -1061,6 +1082,17 @@ def _scipy_student_columns(p, x):
     return np.log(p["weights"]) + terms
 
 
+def _scipy_zero_inflated(p, x):
+    counts = np.log1p(-p["gate"]) + stats.poisson.logpmf(x[:, None], p["rate"])
+    extra = np.where(x[:, None] == 0, np.log(p["gate"]), -np.inf)
+    return np.log(p["weights"]) + np.logaddexp(counts, extra)
+
+
+def _scipy_zeros(p, x):
+    terms = [np.where(x == 0, 0.0, -np.inf), stats.poisson.logpmf(x, p["rate"])]
+    return np.log(p["weights"]) + np.stack(terms, -1)
+
+
 def _scipy_gamma(p, x):
     terms = stats.gamma.logpdf(x[:, None], p["shape"], scale=1.0 / p["rate"])
     return np.log(p["weights"]) + terms
@@ -1413,6 +1445,10 @@ PROGRAMS = [
          terms=_scipy_student_matrix),
     _row("student_columns", student_columns, (X,), 2, "StudentT",
          {"weights": C, "loc": A, "scale": A}, terms=_scipy_student_columns),
+    _row("zero_inflated", zero_inflated, (ZEROS,), 2, "ZeroInflatedPoisson",
+         {"weights": C, "gate": A, "rate": A}, terms=_scipy_zero_inflated),
+    _row("zeros_and_poisson", zeros_and_poisson, (ZEROS,), 2, "", {"weights": C, "rate": A},
+         axes={"rate": None}, swap=False, terms=_scipy_zeros),
     _row("gamma_components", gamma_components, (SKEWED,), 2, "Gamma",
          {"weights": C, "shape": A, "rate": A}, terms=_scipy_gamma),
     _row("log_normal_components", log_normal_components, (SKEWED,), 2, "LogNormal",

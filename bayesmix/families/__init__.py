@@ -167,4 +167,5 @@ from bayesmix.families import (  # noqa: E402
     poisson,  # noqa: F401
     student,  # noqa: F401
     von_mises,  # noqa: F401
+    zero_inflated,  # noqa: F401
 )

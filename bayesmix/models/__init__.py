@@ -14,6 +14,8 @@ Choosing a model
     Gaussian clusters among rows that lie anywhere in a box and belong to none.
 `poisson(K)`
     Counts: events per row, one column or several.
+`zero_inflated_poisson(K)`
+    Counts with more zeros than the rates explain.
 `bernoulli(K)`
     Columns of 0 and 1; with several columns, latent class analysis.
 `categorical(K)`
@@ -91,6 +93,7 @@ from bayesmix.models.mixed import mixed
 from bayesmix.models.noise import gaussian_noise
 from bayesmix.models.regression import regression
 from bayesmix.models.student import student_t
+from bayesmix.models.zeros import zero_inflated_poisson
 
 __all__ = [
     "bernoulli",
@@ -112,4 +115,5 @@ __all__ = [
     "student_t",
     "von_mises",
     "weibull",
+    "zero_inflated_poisson",
 ]
