@@ -8,6 +8,7 @@ from functools import cache
 import jax
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 import pytest
 from numpyro.infer.util import log_density
 from scipy import optimize, stats
@@ -264,6 +265,45 @@ def test_no_cluster_wins_by_collapsing(name):
         path.append(joint(name, x, params | {location: own, "concentration": narrow}))
     assert np.all(np.isfinite(path))
     assert path[0] > path[1] > path[2]
+
+
+def directions(x, prior):
+    weights = numpyro.sample("weights", dist.Dirichlet(np.full(K, 2.0)))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Uniform(-np.pi, np.pi))
+        kappa = numpyro.sample("kappa", prior)
+    mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), dist.VonMises(loc, kappa))
+    with numpyro.plate("obs_id", len(x)):
+        numpyro.sample("x", mixture, obs=x)
+
+
+@pytest.mark.parametrize(
+    "prior, told",
+    [
+        (lambda: dist.ImproperUniform(dist.constraints.positive, (), ()), "no upper limit"),
+        (lambda: dist.HalfCauchy(5.0), "falls only like a power"),
+        (lambda: dist.Gamma(2.0, 0.5), "keep the log joint bounded"),
+        (lambda: dist.LogNormal(0.0, 1.0), "keep the log joint bounded"),
+    ],
+)
+def test_a_concentration_without_end_is_told(prior, told):
+    def program(x):
+        directions(x, prior())
+
+    text = str(bm.trace(program, ANGLES[:, 0]))
+    assert told in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_ready_made_priors_raise_no_alarm(name):
+    assert "keep the log joint bounded" in str(fitted(name).mixture)
+
+
+def test_a_long_range_of_counts_goes_row_by_row():
+    """Counts in a table merge; beyond 1023 each row is looked at."""
+    x = np.random.default_rng(0).negative_binomial(3, 0.2, 5000)
+    assert "5000 -> " in str(bm.trace(models.negative_binomial(K), x))
+    assert "general sweep" in str(bm.trace(models.negative_binomial(K), 100 * x[:50]))
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -3,12 +3,13 @@
 A cluster that shrinks onto a single value (or onto a line) sends its density to infinity like a
 power of its scale. A prior that vanishes at 0 faster than any power (InverseGamma on a variance,
 LogNormal on a scale, InverseWishart on a covariance) outweighs that; one that is positive at 0, or
-vanishes like a power, does not in general: with tied values no power is enough.
+vanishes like a power, does not in general: with tied values no power is enough. The same holds at
+infinity for a concentration (von Mises, Gamma, Beta, ...), which is about one over a variance.
 """
 
 import math
 
-from bayesmix.program import Mixture, Site
+from bayesmix.program import Link, Mixture, Site
 
 SPREADS = {
     "scale": "scale",
@@ -32,6 +33,16 @@ VANISHING = {
     ("exp", "Normal"),
     ("cholesky", "InverseWishart"),
 }
+NARROWING = {
+    "VonMises": ("concentration",),
+    "Gamma": ("concentration",),
+    "InverseGamma": ("concentration",),
+    "Weibull": ("concentration",),
+    "BetaProportion": ("concentration",),
+    "Beta": ("concentration1", "concentration0"),
+    "Dirichlet": ("concentration",),
+}
+HEAVY = {"HalfCauchy", "InverseGamma", "Pareto", "Cauchy", "StudentT"}  # tails like a power
 POSITIVE_AT_ZERO = {"HalfNormal", "HalfCauchy", "Exponential", "Uniform", "TruncatedNormal"}
 
 
@@ -47,7 +58,9 @@ def _sentence(mixture: Mixture, site: Site) -> str:
         return _correlations(site)
     if any(link.leaf.split("[")[0] == "df" for link in site.links):
         return _heavy_tails(mixture, site)
-    spread = next((link for link in site.links if link.leaf.split("[")[0] in SPREADS), None)
+    if any(_is_concentration(mixture, link) for link in site.links):
+        return _narrow(mixture, site)
+    spread = next((link for link in site.links if _is_spread(mixture, link)), None)
     if spread is None or not _own_spread(mixture, site) or (spread.map, site.prior) in VANISHING:
         return ""
     if spread.map is None and not _at_zero(site):
@@ -84,6 +97,32 @@ def _heavy_tails(mixture: Mixture, site: Site) -> str:
     reason = "has no lower limit" if site.improper else "does not vanish fast enough at 0"
     remedy = f"{site.name} ~ LogNormal(...)"
     return _collapse(site, reason, "a cluster on a single row, with tails without end,", remedy)
+
+
+def _narrow(mixture: Mixture, site: Site) -> str:
+    """A concentration without end puts all of a cluster's density on one value."""
+    if not (site.improper or site.prior in HEAVY) or not _own_spread(mixture, site):
+        return ""
+    reason = "has no upper limit" if site.improper else "falls only like a power"
+    return _collapse(site, reason, "a cluster on a single value", f"{site.name} ~ Gamma(...)")
+
+
+def _is_concentration(mixture: Mixture, link: Link) -> bool:
+    leaf = link.leaf.partition("[")[0]
+    return link.map in ("identity", "exp") and leaf in NARROWING.get(_family(mixture, link), ())
+
+
+def _is_spread(mixture: Mixture, link: Link) -> bool:
+    """Whether the link feeds a spread; a Weibull's scale is where it lies, not how wide it is."""
+    leaf = link.leaf.partition("[")[0]
+    return leaf in SPREADS and _family(mixture, link) != "Weibull"
+
+
+def _family(mixture: Mixture, link: Link) -> str:
+    """The family of the observed site that a link feeds."""
+    part = link.leaf.partition("[")[2].removesuffix("]")
+    owner = next((site for site in mixture.observed if site.name == part), mixture.observed[0])
+    return owner.family
 
 
 def _own_spread(mixture: Mixture, site: Site) -> bool:
