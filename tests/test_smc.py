@@ -123,6 +123,13 @@ def test_results_can_be_used_like_those_of_nuts():
     assert result.sample(jax.random.key(3), 7).shape == (7,)
 
 
+def test_the_card_holds_em_against_smc():
+    em = bm.EM(ROW.program, restarts=4, progress_bar=False).run(jax.random.key(0), *ROW.args)
+    text = str(bm.card(em, smc()))
+    assert "islands agree" in text
+    assert f"log evidence {smc().log_evidence:.3f}" in text
+
+
 def test_density_of_new_rows_is_averaged_over_the_draws():
     draws = smc().params
     scale = np.sqrt(draws["var"])[:, None]

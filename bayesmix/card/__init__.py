@@ -103,9 +103,9 @@ class Card:
 def card(em: Any, *results: Any) -> Card:
     """Compare EM's result with draws for the same program and data.
 
-    em : EMResult. results : of NUTS, `em.laplace` and `em.bootstrap`, in any order, one of a kind.
-    EM is held against NUTS where it is given, else against Laplace (an answer at once, and k-hat
-    says when to run NUTS), else against the bootstrap; the others get columns beside. Draws are
+    em : EMResult. results : of NUTS, SMC, `em.laplace` and `em.bootstrap`, in any order, one of
+    a kind. EM is held against NUTS where it is given, else SMC, else Laplace (an answer at once,
+    and k-hat says when to run NUTS), else the bootstrap; the others get columns beside. Draws are
     relabelled here, and clusters get the names they have in EM; Laplace draws are taken by their
     importance weights. Partitions come from one assignment per draw, with a fixed key: the card
     depends on the results alone.

@@ -24,11 +24,12 @@ from bayesmix.importance import systematic
 from bayesmix.relabel import relabel
 from bayesmix.relabel.blocks import of_tree
 from bayesmix.relabel.tree import classes_of, cluster_axes, dataset, node, permuted, shape_of
+from bayesmix.smc import SMCResult
 
 if TYPE_CHECKING:
     import xarray
 
-KINDS = ("NUTS", "Laplace", "bootstrap")
+KINDS = ("NUTS", "SMC", "Laplace", "bootstrap")
 MOST_NUMBERS = 12.5e6  # responsibilities that are looked at, draws x rows x clusters
 
 
@@ -79,7 +80,9 @@ def read(em: Any, results: Sequence[Any]) -> list[Source]:
 
 
 def kind_of(result: Any) -> str:
-    """NUTS, Laplace or bootstrap; raises ValueError for anything else."""
+    """NUTS, SMC, Laplace or bootstrap; raises ValueError for anything else."""
+    if isinstance(result, SMCResult):
+        return "SMC"
     if isinstance(result, LaplaceResult):
         return "Laplace"
     if isinstance(result, BootstrapResult):
@@ -87,7 +90,7 @@ def kind_of(result: Any) -> str:
     if hasattr(result, "samples"):
         return "NUTS"
     raise ValueError(
-        f"card needs results of NUTS, em.laplace or em.bootstrap after EM's, not "
+        f"card needs results of NUTS, SMC, em.laplace or em.bootstrap after EM's, not "
         f"{type(result).__name__}: card(em, nuts)"
     )
 
@@ -98,6 +101,8 @@ def source(em: Any, kind: str, result: Any) -> Source:
     if kind == "Laplace":
         ess, result = result.ess, _by_weight(result)
     tree, mixture = result.to_datatree(), result.mixture
+    if kind == "SMC":
+        ess = result.ess
     if kind == "bootstrap":
         ess = float(math.prod(shape_of(tree)))
     tree = relabel(tree, mixture=mixture)
@@ -182,7 +187,7 @@ def _renamed(tree: xarray.DataTree, perm: np.ndarray) -> xarray.DataTree:
 
 def check_same_question(em: Any, other: Any, kind: str) -> None:
     """Nothing, or a ValueError that says in which way the two results differ."""
-    a, b, name = em.mixture, other.mixture, kind if kind == "Laplace" else kind.lower()
+    a, b, name = em.mixture, other.mixture, kind if kind in ("SMC", "Laplace") else kind.lower()
     if a is b:
         return
     if a.K != b.K:

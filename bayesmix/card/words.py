@@ -33,6 +33,7 @@ BOOTSTRAP_SENTENCE = (
     "These draws are EM's estimates on reweighted rows: they show how EM's answer varies, and "
     "nothing checks how close that is to the posterior; run NUTS, or em.laplace."
 )
+JUDGED = {"SMC": "SMC", "Laplace": "Laplace's approximation"}  # their results judge themselves
 BY_NAME = "(Compared by names that cannot be trusted.)"
 PROVISIONAL = "Until the draws can be trusted, all that is held against them is provisional."
 
@@ -80,11 +81,9 @@ def _draws_facts(em: Any, source: Source) -> dict[str, Any]:
     from bayesmix.symmetry import exchangeable
 
     free = any(len(c) > 1 for c in exchangeable(em.mixture, em.params))
-    judged = (
-        (f"Laplace's approximation: {source.result.verdict}.", source.result.trusted)
-        if source.kind == "Laplace"
-        else (BOOTSTRAP_SENTENCE, False)
-    )
+    judged = (BOOTSTRAP_SENTENCE, False)
+    if source.kind in JUDGED:
+        judged = (f"{JUDGED[source.kind]}: {source.result.verdict}.", source.result.trusted)
     return {"kind": "relabelled" if free else "as declared", "judged": judged}
 
 
@@ -324,7 +323,7 @@ def _origin(source: Source) -> str:
     if source.kind == "NUTS":
         return start_sentence(result.start_policy, result.start is not None)
     known = f"{source.kind}: {result.start_policy}"
-    return f"{known}; {result.verdict}." if source.kind == "Laplace" else f"{known}."
+    return f"{known}; {result.verdict}." if source.kind in JUDGED else f"{known}."
 
 
 def _beside(source: Source, reference: str, table: pd.DataFrame) -> str:
@@ -374,6 +373,9 @@ def source_line(source: Source, f: dict[str, Any]) -> str:
             f"{took}; {count(f['chains'], 'chain')} x {f['draws']} draws; "
             f"{count(f['divergences'], 'divergence')}"
         )
+    if source.kind == "SMC":
+        evidence = f"{result.log_evidence:.3f} +- {result.log_evidence_error:.3f}"
+        return f"{took}; {many} draws that count alike; log evidence {evidence}"
     if source.kind == "Laplace":
         return f"{took}; {many} independent draws, taken by their weights; k-hat {result.k_hat:.2f}"
     return f"{took}; {many} replicates of EM, {result.settings['weights']} row weights"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray
 
 PROB = 0.95
-ENGINES = {"em": "EM", "nuts": "NUTS", "laplace": "Laplace", "bootstrap": "bootstrap"}
+ENGINES = {"em": "EM", "nuts": "NUTS", "smc": "SMC", "laplace": "Laplace", "bootstrap": "bootstrap"}
 GRID_DRAWS = 200  # posterior draws evaluated on a grid
 GAUSSIAN = (
     "Normal",
