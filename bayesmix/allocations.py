@@ -98,7 +98,12 @@ def read_labels(draws: Any, key: Any = None, *, mixture: Any = None) -> Labels:
         raise ValueError(
             f"draws is {type(draws).__name__}: pass its tree, result.to_datatree(), or labels"
         )
-    array = np.asarray(draws)
+    try:
+        array = np.asarray(draws)
+    except ValueError as error:
+        raise ValueError(
+            "draws has rows of different lengths: labels must be an array (draw, obs)"
+        ) from error
     if array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(
             f"draws has shape {array.shape}: labels must be an array (draw, obs), one row per "

@@ -8,6 +8,7 @@ import xarray
 from test_relabel import switched_tree
 
 import bayesmix as bm
+from bayesmix.relabel import report as module
 from bayesmix.relabel.report import TIE, listed, misclassified
 
 
@@ -44,6 +45,20 @@ def test_clear_clusters_are_trusted():
     np.testing.assert_array_equal(np.diag(report.agreement), 1)
     assert report.to_frame() is report.clusters
     assert str(report).startswith(report.verdict)
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "near"),
+    [
+        (1.0, "all draws", "100.0% of the draws are"),
+        (0.99996, "at least 99.9% of the draws", "100.0% of the draws are"),
+        (0.0, "at least 0.0% of the draws", "no draw is"),
+        (0.0004, "at least 0.0% of the draws", "under 0.1% of the draws are"),
+    ],
+)
+def test_shares_are_rounded_to_the_safe_side(share, least, near):
+    assert module._at_least(share) == least
+    assert module._are(share) == near
 
 
 def test_twins_are_not_trusted_and_the_clear_cluster_is(twins):

@@ -505,6 +505,7 @@ def test_stability_is_the_probability_of_the_matched_cluster():
         (np.array([[0.0, 1.0], [np.nan, 0.0]]), "missing label at draw 1, observation 0"),
         (np.array([[0, 1], [None, 0]], object), "missing label at draw 1, observation 0"),
         (np.array([[0.2, 0.8], [0.5, 0.5]]), "0.2 at draw 0, observation 0.*responsibilities"),
+        ([[0, 1], [0]], "rows of different lengths"),
         (np.arange(4), r"shape \(4,\): labels must be an array \(draw, obs\)"),
         (np.zeros((3, 0), int), r"shape \(3, 0\): labels must be an array"),
         (np.zeros((2, 2), "datetime64[s]"), "labels are whole numbers or text"),

@@ -59,6 +59,16 @@ def test_representatives_say_which_draws_they_stand_for():
     assert again.distance == found.distance
 
 
+def test_no_representative_stands_for_nothing():
+    """Of draws without any centre two partitions can come out the same; one must move away."""
+    for seed in range(3):
+        draws = np.random.default_rng(seed).integers(0, 3, (50, 12))
+        found = bm.representatives(KEY, draws, 2, runs=2)
+        assert (found.weights > 0).all()
+        assert np.isfinite(found.within).all()
+        assert found.distance <= found.alone + 1e-12
+
+
 def test_representatives_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="n=3, but the draws hold only 2 distinct"):
         bm.representatives(KEY, [[0, 0, 1], [1, 1, 0], [0, 1, 1]], 3)
@@ -126,6 +136,11 @@ def test_em_and_draws_can_be_combined():
 def test_what_cannot_be_combined_is_refused():
     with pytest.raises(ValueError, match=r"source has shape \(3,\)"):
         bm.combine(np.ones(3))
+    with pytest.raises(ValueError, match=r"source has shape \(0, 3\)"):
+        bm.combine(np.ones((0, 3)))
+    for source in ("em", [[1.0], [0.5, 0.5]]):
+        with pytest.raises(ValueError, match="source holds no plain table of numbers"):
+            bm.combine(source)
     with pytest.raises(ValueError, match=r"row 1 of the responsibilities sums to 0\.5"):
         bm.combine([[1.0, 0.0], [0.25, 0.25]])
     with pytest.raises(ValueError, match="n=4 must be a whole number from 1 to 2"):

@@ -20,7 +20,9 @@ def n_occupied(draws: Any) -> xarray.DataArray:
 
     Clusters that own at least one observation; their number can be smaller than the number of
     components in the program. draws : labels as in `partition`; from a tree with responsibilities
-    take `bm.allocations(key, tree)`.
+    take `bm.allocations(key, tree)`. Assignments are not summed out here: within a draw only the
+    expected number is cheap, sum over k of 1 - prod over n of (1 - r_nk); whether one cluster is
+    empty depends on the others, so its distribution would take a sum over all sets of clusters.
     """
     from xarray import DataArray
 

@@ -15,6 +15,11 @@ import numpy as np
 
 from bayesmix.allocations import resp_blocks
 
+NEEDED = (
+    "combine needs an EM result, a tree, or responsibilities (N, K) that are finite and not "
+    "negative"
+)
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -96,12 +101,12 @@ def _soft(source: Any, mixture: Any) -> np.ndarray:
         for block in resp_blocks(relabel(source, mixture=mixture), mixture):
             total, count = total + block.sum(axis=0), count + len(block)
         return np.asarray(total / count)
-    resp = np.asarray(getattr(source, "responsibilities", source), np.float64)
-    if resp.ndim != 2 or not np.isfinite(resp).all() or (resp < 0).any():
-        raise ValueError(
-            f"source has shape {resp.shape}: combine needs an EM result, a tree, or "
-            "responsibilities (N, K) that are finite and not negative"
-        )
+    try:
+        resp = np.asarray(getattr(source, "responsibilities", source), np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"source holds no plain table of numbers: {NEEDED}") from error
+    if resp.ndim != 2 or resp.size == 0 or not np.isfinite(resp).all() or (resp < 0).any():
+        raise ValueError(f"source has shape {resp.shape}: {NEEDED}")
     if not np.allclose(resp.sum(axis=1), 1.0, atol=1e-6):
         row = int(np.abs(resp.sum(axis=1) - 1.0).argmax())
         raise ValueError(f"row {row} of the responsibilities sums to {resp[row].sum():.6g}, not 1")

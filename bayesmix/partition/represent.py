@@ -119,12 +119,21 @@ class _Alternation:
     def run(self, n: int) -> tuple[float, np.ndarray]:
         """Mean VI to the nearest, and the n partitions, from one beginning."""
         centres = self._begin(n)
-        far, before = self.far(centres), np.inf
+        far, before = self._settled(centres), np.inf
         while (now := float(self.weights @ far.min(axis=0))) < before - SETTLED:
             before, group = now, far.argmin(axis=0)
             centres = np.array([self._centre(c, group == k) for k, c in enumerate(centres)])
-            far = self.far(centres)
+            far = self._settled(centres)
         return now, centres
+
+    def _settled(self, centres: np.ndarray) -> np.ndarray:
+        """Their VI to every draw, (n, U); each that is nearest to none becomes the worst off draw."""
+        far = self.far(centres)
+        while not (owns := np.bincount(far.argmin(axis=0), minlength=len(centres)) > 0).all():
+            k, draw = int(np.argmin(owns)), int(np.argmax(self.weights * far.min(axis=0)))
+            centres[k] = self.unique[draw]
+            far[k] = distances(VI, centres[k], self.unique)
+        return far
 
     def far(self, centres: np.ndarray) -> np.ndarray:
         """VI of every draw to every centre, (n, U)."""
@@ -141,8 +150,6 @@ class _Alternation:
     def _centre(self, before: np.ndarray, members: np.ndarray) -> np.ndarray:
         """The VI estimate of a group, never worse than the one before."""
         draws, weights = self.unique[members], self.weights[members]
-        if len(draws) == 0:
-            return before
         some = spread(np.arange(len(draws)), COARSE)
         objective = Tables(VI, draws[some], weights[some] / weights[some].sum())
         optima = Search(objective, self.rng, self.unique.shape[1]).run(RUNS, [before])

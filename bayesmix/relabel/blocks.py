@@ -80,7 +80,8 @@ def of_tree(tree: xarray.DataTree, mixture: Any = None) -> Responsibilities:
         return sampled
     raise ValueError(
         "the tree has no group 'responsibilities' (it is left out above 256 MB): pass "
-        "mixture=result.mixture, or thin the draws before to_datatree()"
+        "mixture=result.mixture, or thin the draws before to_datatree(); of draws from elsewhere "
+        "pass the labels or bm.adopt(...)"
     )
 
 

@@ -65,7 +65,7 @@ class LabelReport:
         low, middle = np.quantile(self.margin, [0.05, 0.5])
         lines = [
             self.verdict,
-            f"near a tie: {self.near_ties:.1%} of the draws; names are better than the next best "
+            f"{_are(self.near_ties)} near a tie; names are better than the next best "
             f"by {middle:.3g} nats (median), {low:.3g} (5% quantile)",
             "agreement with the first method:",
             *("  " + line for line in with_names.to_string().splitlines()),
@@ -247,13 +247,9 @@ def _gist(names: dict[str, np.ndarray], clusters: pd.DataFrame, near: float) -> 
     if not doubtful:
         return (
             f"Cluster-specific summaries can be trusted: {len(counted)} methods agree on every "
-            f"cluster's name in at least {alike:.1%} of the draws, and {near:.1%} of the draws are "
-            "near a tie."
+            f"cluster's name in {_at_least(alike)}, and {_are(near)} near a tie."
         )
-    why = (
-        f"the methods agree on {alike:.0%} of the draws at worst, and {near:.0%} of the draws are "
-        "near a tie"
-    )
+    why = f"the methods agree on {alike:.0%} of the draws at worst, and {_are(near)} near a tie"
     if len(doubtful) < len(clusters):
         sure = listed(clusters.index[clusters["trusted"]])
         one = len(doubtful) == 1
@@ -265,6 +261,20 @@ def _gist(names: dict[str, np.ndarray], clusters: pd.DataFrame, near: float) -> 
         f"Cluster-specific summaries cannot be trusted: {why}. Use what has no names: "
         "similarities, partitions, predictive densities."
     )
+
+
+def _at_least(share: float) -> str:
+    """All of the draws, or at least 99.9% of them: never rounded up."""
+    if share == 1:
+        return "all draws"
+    return f"at least {np.floor(1000 * share) / 10:.1f}% of the draws"
+
+
+def _are(share: float) -> str:
+    """No draw is, or 0.1% of the draws are: never rounded to none."""
+    if share == 0:
+        return "no draw is"
+    return f"{share:.1%} of the draws are" if share >= 0.001 else "under 0.1% of the draws are"
 
 
 def _ties(pairs: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ def check(tree: Any) -> None:
 
     if not isinstance(tree, DataTree):
         raise ValueError(
-            f"relabel needs a DataTree, not {type(tree).__name__}: pass result.to_datatree(), or "
+            f"this needs a DataTree, not {type(tree).__name__}: pass result.to_datatree(), or "
             "draws from elsewhere through bm.adopt(...)"
         )
     if "posterior" not in tree.children:
