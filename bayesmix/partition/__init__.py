@@ -129,7 +129,7 @@ def partition(
     the cost of joining what does not: a > 1 gives fewer clusters), "omari" (one minus the adjusted
     Rand index), "nvi", "id", "nid" (normalised VI, information distance, and that normalised).
     max_clusters : default no bound. runs : random starts; fewer are made where the search meets its
-    bound of work (about 20 CPU seconds for 1000 observations; then `stopped` is true).
+    bound of work (some 10 to 30 CPU seconds up to 1000 observations; then `stopped` is true).
     mixture : needed only where the responsibilities were too large to store.
 
     From a tree, "binder" and "gbinder" use the exact similarity (no z is drawn); every other loss

@@ -62,7 +62,8 @@ class Combination:
         for n in range(K, 0, -1):
             groups = " ".join("{" + ",".join(map(str, g)) + "}" for g in self.components(n))
             mark = "  <- elbow" if n == self.suggested else ""
-            lines.append(f"  {n:>3} clusters  {self.entropy[K - n]:10.3f}  {groups}{mark}")
+            noun = "clusters" if n > 1 else "cluster "
+            lines.append(f"  {n:>3} {noun}  {self.entropy[K - n]:10.3f}  {groups}{mark}")
         return "\n".join(lines)
 
 

@@ -127,7 +127,10 @@ class _Alternation:
         return now, centres
 
     def _settled(self, centres: np.ndarray) -> np.ndarray:
-        """Their VI to every draw, (n, U); each that is nearest to none becomes the worst off draw."""
+        """VI of every draw to every centre, (n, U).
+
+        A centre that is nearest to no draw becomes the draw that is worst off.
+        """
         far = self.far(centres)
         while not (owns := np.bincount(far.argmin(axis=0), minlength=len(centres)) > 0).all():
             k, draw = int(np.argmin(owns)), int(np.argmax(self.weights * far.min(axis=0)))

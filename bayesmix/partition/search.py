@@ -94,7 +94,7 @@ class Search:
         self.objective.reset(labels)
         found, merged = [], self.objective.merged(2)
         gap, k = np.full(len(labels), np.inf), np.zeros(len(labels), int)
-        for some in self._batches(np.arange(len(labels)), 2 * LONGER):
+        for some in self._batches(np.arange(len(labels)), LONGER):
             gap[some], k[some] = self._gaps(some)
         if np.isfinite(gap).any():
             i = int(np.argmin(gap))
