@@ -171,7 +171,7 @@ def rows_needed(mixture: Mixture) -> int:
     for site in mixture.sites.values():
         for link in site.links if site.cluster_axis is not None else ():
             leaf, _, part = link.leaf.partition("[")
-            if leaf in ("scale", "volume"):
+            if leaf in ("scale", "volume", "cov_diag"):
                 needed = max(needed, 2)
             if leaf in ("covariance_matrix", "scale_tril", "precision_matrix", "axes"):
                 fed = next(o for o in mixture.observed if o.name == part[:-1] or not part)

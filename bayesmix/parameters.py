@@ -16,6 +16,9 @@ DERIVED = {
     dist.Wishart: ("concentration", "scale_tril"),
 }
 
+# Those that a distribution computes and does not name among its arguments.
+MADE = {dist.LowRankMultivariateNormal: {"scale_tril": dist.constraints.lower_cholesky}}
+
 # Parameters that are data: how many trials the successes were counted in, row by row.
 GIVEN = {
     dist.BinomialProbs: ("total_count",),
@@ -64,9 +67,10 @@ def parameters(fn: Any) -> dict[str, Any]:
 def own_parameters(base: Any) -> dict[str, tuple[Any, int]]:
     """The parameters as they were given, each with its number of event axes."""
     found = {}
-    for name, constraint in base.arg_constraints.items():
+    made = MADE.get(type(base), {})
+    for name, constraint in (base.arg_constraints | made).items():
         value = vars(base).get(name)
-        if value is None and name in DERIVED.get(type(base), ()):
+        if value is None and (name in made or name in DERIVED.get(type(base), ())):
             value = getattr(base, name)
         if value is None and isinstance(base, dist.InverseGamma | dist.LogNormal):
             value = vars(base.base_dist).get(name)

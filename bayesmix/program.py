@@ -31,7 +31,7 @@ Params = dict[str, Any]
 
 # Parameters that a distribution computes where it was given one of these instead.
 COMPUTED = {
-    "scale_tril": ("covariance_matrix", "precision_matrix", "volume"),
+    "scale_tril": ("covariance_matrix", "precision_matrix", "volume", "cov_factor"),
     "scale": ("volume",),
 }
 

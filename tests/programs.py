@@ -22,6 +22,7 @@ from scipy import stats
 
 from bayesmix import VectorMixture  # distributions, part of the programs
 from bayesmix.ellipsoid import AlignedNormal, EllipsoidalNormal, HaarRotation
+from bayesmix.factors import Lower, LowerNormal
 
 CLUSTER = {"event_dims": ["cluster"]}
 
@@ -513,6 +514,26 @@ def ellipsoid_eve_flat(x, K=2):
         loc = numpyro.sample("loc", _flat(constraints.real_vector, (D,)))
         shape = numpyro.sample("shape", _flat(constraints.simplex, (D,)))
     _observe(weights, EllipsoidalNormal(loc, volume, shape, orientation), x)
+
+
+def factor_normal(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        noise = numpyro.sample("noise", dist.InverseGamma(3.0, 2.0).expand([D]).to_event(1))
+        loadings = numpyro.sample("loadings", LowerNormal(np.full((D, 2), 0.8)))
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+    _observe(weights, dist.LowRankMultivariateNormal(loc, loadings, noise), x)
+
+
+def factor_flat(x, K=2):
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        noise = numpyro.sample("noise", _flat(constraints.positive, (D,)))
+        loadings = numpyro.sample("loadings", _flat(Lower(np.ones((D, 1))), (D, 1)))
+        loc = numpyro.sample("loc", _flat(constraints.real_vector, (D,)))
+    _observe(weights, dist.LowRankMultivariateNormal(loc, loadings, noise), x)
 
 
 def product_diagonal(x, K=2):
@@ -1022,6 +1043,10 @@ def _scipy_mvn(p, x):
         turn = p.get("orientation", np.eye(D))
         matrix = (turn * axes[..., None, :]) @ np.swapaxes(turn, -1, -2)
         cov = np.broadcast_to(p["volume"][..., None, None] * matrix, (K, D, D))
+    elif "loadings" in p:
+        cov = p["loadings"] @ p["loadings"].swapaxes(-1, -2) + p["noise"][..., None] * np.eye(
+            x.shape[1]
+        )
     elif "cov" in p:
         cov = np.broadcast_to(p["cov"], (K, *p["cov"].shape[-2:]))
     elif "precision" in p:
@@ -1413,6 +1438,10 @@ PROGRAMS = [
     _row("ellipsoid_eve_flat", ellipsoid_eve_flat, (SOLID,), 2, "EllipsoidalNormal",
          ELLIPSOID_PLAN, axes={"volume": None, "orientation": None}, proper=False, bounded=None,
          terms=_scipy_mvn),
+    _row("factor_normal", factor_normal, (SOLID,), 2, "LowRankMultivariateNormal",
+         {"weights": C, "loc": C, "noise": A, "loadings": A}, terms=_scipy_mvn),
+    _row("factor_flat", factor_flat, (SOLID,), 2, "LowRankMultivariateNormal",
+         {"weights": C, "loc": C, "noise": C, "loadings": C}, **FREE, terms=_scipy_mvn),
     _row("product_diagonal", product_diagonal, (X,), 2, "Normal", NIG_PLAN, terms=_scipy_product),
     _row("product_column_plate", product_column_plate, (X,), 2, "Normal",
          {"weights": C, "loc": C, "scale": C}, bounded=False, terms=_scipy_product),

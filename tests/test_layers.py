@@ -21,6 +21,7 @@ ROOMS = (
     "groups",
     "ellipsoid",
     "missing",
+    "factors",
     "parameters",
     "marginal",
     "observed",

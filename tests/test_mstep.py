@@ -73,7 +73,7 @@ STEPPED = [
     "normal_softmax_weights", "normal_scaled_rows", "normal_extra_terms", "mvn_niw",
     "mvn_independent_prior", "mvn_flat", "mvn_tied", "mvn_cholesky_of_covariance", "mvn_precision",
     "mvn_lkj", "aligned_vei", "ellipsoid_vev", "ellipsoid_eve_flat",
-    "product_diagonal", "product_spherical",
+    "factor_normal", "factor_flat", "product_diagonal", "product_spherical",
     "product_tied_diagonal", "product_flat", "poisson_gamma", "poisson_flat",
     "bernoulli_product", "exponential_gamma", "student_t", "student_tails",
     "student_matrix", "regression", "two_named_normals",

@@ -14,6 +14,7 @@ from numpyro.distributions.transforms import IdentityTransform, IndependentTrans
 
 from bayesmix.density.layout import family_of, is_tied, line_of
 from bayesmix.density.piece import Piece
+from bayesmix.factors import LowerTransform
 from bayesmix.families.lines import Lines
 from bayesmix.families.partial import available, complete, natural_by_pattern, patterned
 from bayesmix.families.product import located
@@ -146,7 +147,7 @@ class Density:
             inside = jnp.all(jnp.isfinite(transforms[name].inv(mean)))
             params[name] = jnp.where(inside, mean, params[name])
         return {
-            name: _off_zero(value) if _is_unbounded(transforms[name]) else value
+            name: _off_zero(transforms[name], value) if _is_unbounded(transforms[name]) else value
             for name, value in params.items()
         }
 
@@ -301,12 +302,16 @@ class Density:
 def _is_unbounded(transform: Any) -> bool:
     while isinstance(transform, IndependentTransform):
         transform = transform.base_transform
-    return isinstance(transform, IdentityTransform)
+    return isinstance(transform, IdentityTransform | LowerTransform)
 
 
-def _off_zero(value: jax.Array) -> jax.Array:
-    """A value a little off 0, where NumPyro's Binomial by logit has a kink instead of a slope."""
-    return jnp.where(value == 0, 0.01, value)
+def _off_zero(transform: Any, value: jax.Array) -> jax.Array:
+    """A value a little off 0, where NumPyro's Binomial by logit has a kink instead of a slope.
+
+    Loadings of 0 are a point from which no slope leads away.
+    """
+    z = transform.inv(value)
+    return transform(jnp.where(z == 0, 0.01, z))
 
 
 def safe(components: jax.Array) -> jax.Array:

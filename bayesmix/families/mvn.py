@@ -11,7 +11,7 @@ from bayesmix.ellipsoid import EllipsoidalNormal
 from bayesmix.families import Leaves, family, linear, taken
 
 
-@family(dist.MultivariateNormal, EllipsoidalNormal)
+@family(dist.MultivariateNormal, EllipsoidalNormal, dist.LowRankMultivariateNormal)
 @dataclass(frozen=True)
 class MultivariateNormal:
     """With ``patterned``, cells are missing and rows are grouped by which (families.partial)."""

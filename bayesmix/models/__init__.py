@@ -7,7 +7,8 @@ Choosing a model
     D(D+1)/2 numbers per cluster; with few rows per cluster choose less. "tied" gives all clusters
     one shape (linear boundaries). "diag" has no tilt: columns are independent within a cluster.
     "spherical" has one variance per cluster and depends on the units of the columns: use it on
-    columns that share a unit.
+    columns that share a unit. mclust's names ("VEV", ...) choose volume, shape and orientation one
+    by one; "factor" lets a few factors stand for the correlations of many columns.
 `student_t(K)`
     Continuous columns with outliers: the same structures with tails of their own weight.
 `gaussian_noise(K, low=, high=)`
@@ -52,6 +53,8 @@ Choosing the prior of a Gaussian mixture
     that the log joint is bounded, which is what makes a maximum a posteriori estimate exist. The
     data's covariance enters with its correlations damped by 10 %, so that collinear columns and
     more columns than rows are no obstacle; a constant column is, as it has no scale.
+    Volumes are inverse gamma like `var`, shapes Dirichlet(2, ...) over the shares of the variance,
+    orientations uniform over rotations; loadings are Normal, noise inverse gamma.
 "flat"
     `Dirichlet(1, ...)` and constants: EM then gives maximum likelihood. That has no global maximum
     (a cluster on one row has infinite likelihood); EM reports the best regular local one. Not for

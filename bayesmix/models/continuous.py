@@ -4,6 +4,7 @@
 inference is used here; the programs run under any NumPyro algorithm.
 """
 
+from bayesmix.models.factors import factor_count, factored
 from bayesmix.models.forms import Program, formed
 from bayesmix.models.inputs import cluster_count, one_of
 from bayesmix.models.structures import STRUCTURES, ellipsoidal
@@ -18,18 +19,22 @@ SYNONYMS = {
     "E": "tied",
 }
 PLAIN = ("full", "tied", "diag", "spherical")
-COVARIANCES = (*PLAIN, "EII", "EEI", *STRUCTURES, *SYNONYMS)
+COVARIANCES = (*PLAIN, "factor", "EII", "EEI", *STRUCTURES, *SYNONYMS)
 PRIORS = ("default", "flat", "mclust")
 
 
-def gaussian(K: int, *, covariance: str = "full", prior: str = "default") -> Program:
+def gaussian(
+    K: int, *, covariance: str = "full", prior: str = "default", factors: int | None = None
+) -> Program:
     """A mixture of K Gaussians: the NumPyro program `program(x)`, x of shape (N,) or (N, D).
 
     covariance : "full" (a matrix per cluster), "tied" (one matrix, shared), "diag" (a variance
-        per cluster and column), "spherical" (a variance per cluster), or one of mclust's names
-        below. For x of shape (N,) the components are univariate: one variance, shared if the name
-        is "tied" or begins with E, else one per cluster.
+        per cluster and column), "spherical" (a variance per cluster), "factor" (a few factors and
+        a noise variance per column), or one of mclust's names below. For x of shape (N,) the
+        components are univariate: one variance, shared if the name is "tied" or begins with E,
+        else one per cluster.
     prior : "default", "flat" or "mclust", see `bayesmix.models`.
+    factors : how many, with "factor" only.
 
     Sites: `weights` (K,), `loc` (K, D) and `cov` (K, D, D), tied (D, D); or `var` (K, D),
     spherical (K,). For x of shape (N,): `loc` (K,) and `var` (K,), tied (). `cov` and `var` are in
@@ -53,15 +58,24 @@ def gaussian(K: int, *, covariance: str = "full", prior: str = "default") -> Pro
     begin in the same one, and compare matrices, not axes, where two axes are nearly equal. A
     Laplace evidence counts one copy. prior="mclust" is for the structures with two names.
 
+    "factor": Sigma = loadings loadings' + diag(noise), with the sites `loadings` (K, D, factors),
+    in data units, and `noise` (K, D), in squared data units. Rotated factors give the same Sigma;
+    the loadings are those with nothing above the diagonal, which leaves the sign of each column
+    open, so 2^factors copies of every solution. Fewer factors than columns; no "mclust" prior.
+
     The same arguments give the same program object, so that nothing compiles twice.
     """
     K = cluster_count(K)
     name = one_of("covariance", covariance, COVARIANCES)
     prior = one_of("prior", prior, PRIORS)
     structure = SYNONYMS.get(name, name)
+    if factors is not None and structure != "factor":
+        raise ValueError(f"factors={factors!r} is for covariance='factor', not {name!r}")
     if prior == "mclust" and structure not in PLAIN:
         raise ValueError(
             f"prior 'mclust' is not offered with covariance {name!r}: use prior 'default' or 'flat'"
         )
+    if structure == "factor":
+        return factored(K, factor_count(factors), prior)
     make = ellipsoidal if structure in STRUCTURES else formed
     return make(K, structure, prior)

@@ -17,6 +17,7 @@ SPREADS = {
     "scale_tril": "covariance",
     "precision_matrix": "precision",
     "volume": "volume",
+    "cov_diag": "variance",
 }
 VANISHING = {
     ("identity", "InverseGamma"),
@@ -76,7 +77,7 @@ def _sentence(mixture: Mixture, site: Site) -> str:
         remedy = f"{site.name} ~ LogNormal(...), or a variance ~ InverseGamma(...)"
         return _collapse(site, reason, "a cluster on a single value", remedy)
     gentle = f"{site.name} ~ InverseGamma(...)"
-    remedy = gentle if what == "volume" else "a covariance ~ InverseWishart(...)"
+    remedy = gentle if what in ("volume", "variance") else "a covariance ~ InverseWishart(...)"
     return _collapse(site, reason, "a cluster on a line or a single point", remedy)
 
 

@@ -18,6 +18,7 @@ from bayesmix.mstep import mvn, normal
 from bayesmix.mstep.reduce import to_site
 from bayesmix.mstep.rules import Context, Target, rule
 
+FAMILIES = ("Normal", "MultivariateNormal")
 SWEEPS = 100
 STEPS = 100
 
@@ -48,8 +49,7 @@ def _volumes(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
     return to_site(mass, target), to_site(terms, target)
 
 
-@rule("Normal", "volume", "identity", "ImproperUniform", text="volume (flat prior)")
-@rule("MultivariateNormal", "volume", "identity", "ImproperUniform", text="volume (flat prior)")
+@rule(FAMILIES, "volume", "identity", "ImproperUniform", text="volume (flat prior)")
 def volume_under_flat(target: Target, context: Context) -> jax.Array:
     """The mean square along the axes, each in units of its own length."""
     count, total = _volumes(target, context)
@@ -57,8 +57,7 @@ def volume_under_flat(target: Target, context: Context) -> jax.Array:
     return jnp.where(count > 0, mean, context.params[target.name])
 
 
-@rule("Normal", "volume", "identity", "InverseGamma", text="InverseGamma on the volume")
-@rule("MultivariateNormal", "volume", "identity", "InverseGamma", text="InverseGamma on the volume")
+@rule(FAMILIES, "volume", "identity", "InverseGamma", text="InverseGamma on the volume")
 def volume_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
     """(rate + tr / 2) / (concentration + 1 + n D / 2)."""
     count, total = _volumes(target, context)
@@ -77,8 +76,7 @@ def _weighed(target: Target, context: Context) -> jax.Array:
     return jnp.maximum(to_site(square, target), 0)
 
 
-@rule("Normal", "axes", "identity", "ImproperUniform", text="shape (flat prior)")
-@rule("MultivariateNormal", "axes", "identity", "ImproperUniform", text="shape (flat prior)")
+@rule(FAMILIES, "axes", "identity", "ImproperUniform", text="shape (flat prior)")
 def shape_under_flat(target: Target, context: Context) -> jax.Array:
     """The squares as shares of their sum."""
     square = _weighed(target, context)
@@ -87,8 +85,7 @@ def shape_under_flat(target: Target, context: Context) -> jax.Array:
     return jnp.where(total > 0, share, context.params[target.name])
 
 
-@rule("Normal", "axes", "identity", "Dirichlet", text="Dirichlet on the shape (Newton)")
-@rule("MultivariateNormal", "axes", "identity", "Dirichlet", text="Dirichlet on the shape (Newton)")
+@rule(FAMILIES, "axes", "identity", "Dirichlet", text="Dirichlet on the shape (Newton)")
 def shape_under_dirichlet(target: Target, context: Context) -> jax.Array:
     """The shares at which squares / 2 over the axes, less the log prior, are least.
 

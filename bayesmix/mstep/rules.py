@@ -112,6 +112,7 @@ class Rule:
     child_prior: str | None = None
     known: tuple[str, ...] = ()
     by_cell: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def rule(
     scales: str | None = None,
     known: tuple[str, ...] = (),
     by_cell: bool = False,
+    own: bool = False,
 ) -> Callable[[Update], Update]:
     """Register a closed form; use as a decorator.
 
@@ -168,12 +170,13 @@ def rule(
         collinear with this one, so that updates in turn would crawl and a joint ascent does not.
     by_cell : the update takes its counts from ``reduce.counts``, or needs none, and so serves
         products of which single cells are missing; others then give way to the ascent.
+    own : the rule is for a site that no clusters or columns share.
     """
 
     def register(update: Update) -> Update:
         for name in (family,) if isinstance(family, str) else family:
             for prior in priors:
-                _rules[name, leaf, map, prior] = Rule(update, text, scales, known, by_cell)
+                _rules[name, leaf, map, prior] = Rule(update, text, scales, known, by_cell, own)
         return update
 
     return register
@@ -257,6 +260,8 @@ def _closed_block(mixture: Mixture, site: Site, family: Family | None) -> Block 
     if found is None or _estimated(mixture, found.known, part):
         return None
     if _has_gaps(family, part) and not (found.by_cell or owner == "any"):
+        return None
+    if found.own and None in link.axes:
         return None
     child = None
     if site.fed_priors:

@@ -24,6 +24,7 @@ GAUSSIAN = (
     "MultivariateNormal",
     "AlignedNormal",
     "EllipsoidalNormal",
+    "LowRankMultivariateNormal",
     "StudentT",
     "MultivariateStudentT",
 )
