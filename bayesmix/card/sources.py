@@ -90,7 +90,7 @@ def kind_of(result: Any) -> str:
     if hasattr(result, "samples"):
         return "NUTS"
     raise ValueError(
-        f"card needs results of NUTS, SMC, em.laplace or em.bootstrap after EM's, not "
+        f"card needs results of NUTS, em.laplace or em.bootstrap, or of SMC, after EM's, not "
         f"{type(result).__name__}: card(em, nuts)"
     )
 
