@@ -53,6 +53,8 @@ ZEROS = np.where(np.arange(36) % 4 == 0, 0, COUNTS)
 COVARIATE = np.linspace(-1.5, 1.5, 34)
 RESPONSE = np.where(_rng.random(34) < 0.5, 1.0 + 0.8 * COVARIATE, -1.0 - 0.5 * COVARIATE)
 RESPONSE = RESPONSE + _rng.normal(0.0, 0.4, 34)
+EXPOSURE = 1.0 + np.arange(34) % 3
+EVENTS = np.random.default_rng(21).poisson(EXPOSURE * np.exp(0.8 + 0.5 * RESPONSE))
 WHOLE = np.rint(4.0 * Y).astype(np.int64)
 GRID = Y[:36].reshape(9, 4)
 VISITS = np.where(Y < 0, _rng.poisson(1.0, Y.size), _rng.poisson(4.0, Y.size))
@@ -830,6 +832,33 @@ def regression(t, y, K=2):
         numpyro.sample("x", mixture, obs=y)
 
 
+def poisson_regression(t, y, exposure, K=2):
+    """Counts on lines of their own, with an exposure as an offset."""
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 1.5).expand([2]).to_event(1))
+    log_rate = beta[:, 0] + beta[:, 1] * t[:, None] + jnp.log(exposure)[:, None]
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(probs=weights), dist.Poisson(jnp.exp(log_rate))
+    )
+    with numpyro.plate("obs_id", y.shape[0]):
+        numpyro.sample("x", mixture, obs=y)
+
+
+def gated_regression(t, y, K=2):
+    """Lines whose weights depend on the covariate, too; gates sum to 0 over the clusters."""
+    gate = numpyro.sample("gate", dist.ZeroSumNormal(1.5, (K,)), infer=CLUSTER)
+    with numpyro.plate("cluster", K):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 1.0))
+    mean = beta[:, 0] + beta[:, 1] * t[:, None]
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(logits=gate * t[:, None]), dist.Normal(mean, jnp.sqrt(var))
+    )
+    with numpyro.plate("obs_id", y.shape[0]):
+        numpyro.sample("x", mixture, obs=y)
+
+
 def two_named_normals(x):
     weights = _weights(2)
     loc0 = numpyro.sample("loc0", dist.Normal(0.0, 2.0))
@@ -1243,6 +1272,18 @@ def _scipy_regression(p, x):
     return np.log(p["weights"]) + stats.norm.logpdf(x[:, None], mean, p["sigma"])
 
 
+def _scipy_poisson_regression(p, x):
+    log_rate = p["beta"][:, 0] + p["beta"][:, 1] * COVARIATE[:, None] + np.log(EXPOSURE)[:, None]
+    return np.log(p["weights"]) + stats.poisson.logpmf(x[:, None], np.exp(log_rate))
+
+
+def _scipy_gated_regression(p, x):
+    logits = p["gate"] * COVARIATE[:, None]
+    log_weights = logits - np.logaddexp(logits[:, :1], logits[:, 1:])
+    mean = p["beta"][:, 0] + p["beta"][:, 1] * COVARIATE[:, None]
+    return log_weights + stats.norm.logpdf(x[:, None], mean, np.sqrt(p["var"]))
+
+
 def _scipy_groups(p, x):
     terms = stats.norm.logpdf(x[:, :, None], p["loc"], np.sqrt(p["var"])).sum(1)
     return np.log(p["weights"]) + terms
@@ -1510,6 +1551,10 @@ PROGRAMS = [
          {"weights": C, "size": A, "logits": A}, axes={"size": None}),
     _row("regression", regression, (COVARIATE, RESPONSE), 2, "Normal",
          {"weights": C, "beta": C, "sigma": A}, data=1),
+    _row("poisson_regression", poisson_regression, (COVARIATE, EVENTS, EXPOSURE), 2, "Poisson",
+         {"weights": C, "beta": A}, data=1, terms=_scipy_poisson_regression),
+    _row("gated_regression", gated_regression, (COVARIATE, RESPONSE), 2, "Normal",
+         {"gate": A, "beta": A, "var": A}, data=1, terms=_scipy_gated_regression),
     _row("two_named_normals", two_named_normals, (Y,), 2, "Normal",
          {"weights": C, "loc0": ANY, "loc1": ANY, "var0": ANY, "var1": ANY},
          axes={"loc0": None, "loc1": None, "var0": None, "var1": None}, swap=False,

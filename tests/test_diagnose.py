@@ -299,3 +299,19 @@ def test_few_draws_are_refused(good):
     few.attrs = dict(good.attrs)
     with pytest.raises(ValueError, match="4 chains x 3 draws are too few"):
         bm.diagnose(few)
+
+
+def test_labels_are_right_where_sites_order_their_dims_differently():
+    """ArviZ 1.3 itself names g[a, 1] what is g[b, 0]."""
+    from arviz_base import from_dict
+
+    noise = np.random.default_rng(0).normal(0.0, 1e-3, (2, 50, 2, 3))
+    values = noise + np.array([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])
+    tree = from_dict(
+        {"posterior": {"c": values[:, :, 0, :, None], "g": values}},
+        dims={"c": ["cluster", "covariate"], "g": ["gating", "cluster"]},
+        coords={"gating": ["a", "b"]},
+    )
+    means = numbers.summary(tree)["mean"]
+    assert means["g[2, b]"] == pytest.approx(12.0, abs=0.01)
+    assert means["g[0, b]"] == pytest.approx(10.0, abs=0.01)

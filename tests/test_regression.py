@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import arviz_stats as azs
 import jax
 import numpy as np
 import pandas as pd
@@ -230,6 +231,18 @@ def test_columns_keep_their_names():
     assert list(tree["shared_covariate"].to_numpy()) == ["arm[b]", "arm[c]"]
     assert "coef[0, age]" in em.summary().index
     assert "coef_shared[arm[b]]" in str(em)
+
+
+def test_arviz_names_gates_and_coefficients_as_we_do(reference):
+    """Every element of every site has the same name and value in ArviZ's summary as in ours."""
+    args, given = _patent(reference, True)
+    em = fit(bm.models.regression(2, family="poisson"), *args, restarts=1, **given)
+    posterior = em.to_datatree()["posterior"].to_dataset()
+    many = posterior.isel(chain=[0, 0], draw=np.zeros(10, int))
+    theirs = azs.summary(many, round_to="none", kind="stats")["mean"]
+    ours = em.summary()["map"]
+    assert set(theirs.index) == set(ours.index)
+    np.testing.assert_allclose(theirs[ours.index], ours, rtol=1e-12)
 
 
 def test_new_rows_are_coded_as_the_fit_was():

@@ -26,12 +26,16 @@ EQUAL = 0.95  # cosine of two clusters' responsibilities
 def summary(tree: Any, **how: Any) -> pd.DataFrame:
     """ArviZ's summary of a tree's sites: a DataFrame of unrounded numbers.
 
-    A constant, such as the zeros of a Cholesky factor, has neither R-hat nor ESS: NaN.
+    A constant, such as the zeros of a Cholesky factor, has neither R-hat nor ESS: NaN. All sites
+    have their dims in one order: ArviZ (1.3) gives elements wrong labels where two sites differ.
     """
     import arviz_stats
+    from xarray import DataTree
 
+    sites = dataset(tree, "posterior")
+    ordered = DataTree.from_dict({"posterior": sites.transpose(*sites.sizes)})
     with np.errstate(invalid="ignore"):
-        return arviz_stats.summary(tree, round_to="none", **how)
+        return arviz_stats.summary(ordered, round_to="none", **how)
 
 
 # What is gathered from the responsibilities, in two passes.

@@ -111,6 +111,7 @@ def _regression(K: int, family: str, shared: tuple[Any, ...], prior: str) -> Pro
         offset = jnp.zeros(len(y)) if offset is None else jnp.asarray(offset, float)
         centre, unit = _standard_units(family, y, offset, trials)
 
+        mixing = _mixing(K, gating, prior)
         slopes = _coefficients(X, unit, default)
         shift = jnp.zeros(())  # the columns' part of the prediction at X = m
         eta = offset[:, None]
@@ -136,7 +137,6 @@ def _regression(K: int, family: str, shared: tuple[Any, ...], prior: str) -> Pro
                 scale = jnp.zeros(K)
         eta = eta + intercept
 
-        mixing = _mixing(K, gating, prior)
         rows = jnp.arange(len(y))
         if groups is None:
             with numpyro.plate("obs_id", len(y)):
