@@ -35,6 +35,7 @@ from bayesmix.program import Mixture, trace
 from bayesmix.relabel import relabel
 from bayesmix.relabel.report import LabelReport, label_report
 from bayesmix.similarity import entropy, similarity
+from bayesmix.skew_normal import SkewNormal
 from bayesmix.smc import SMC, SMCResult
 from bayesmix.vector_mixture import VectorMixture
 
@@ -62,6 +63,7 @@ __all__ = [
     "Partition",
     "Representatives",
     "SMCResult",
+    "SkewNormal",
     "VectorMixture",
     "adjusted_rand",
     "adopt",

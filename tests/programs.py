@@ -20,7 +20,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import OrderedTransform
 from scipy import stats
 
-from bayesmix import VectorMixture  # distributions, part of the programs
+from bayesmix import SkewNormal, VectorMixture  # distributions, part of the programs
 from bayesmix.ellipsoid import AlignedNormal, EllipsoidalNormal, HaarRotation
 from bayesmix.factors import Lower, LowerNormal
 
@@ -696,6 +696,15 @@ def zeros_and_poisson(x):
         numpyro.sample("x", mixture, obs=x)
 
 
+def skew_components(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+        alpha = numpyro.sample("alpha", dist.Normal(0.0, 2.0))
+    _observe(weights, SkewNormal(loc, scale, alpha), x)
+
+
 def gamma_components(x, K=2):
     weights = _weights(K)
     with numpyro.plate("cluster", K):
@@ -1147,6 +1156,11 @@ def _scipy_zeros(p, x):
     return np.log(p["weights"]) + np.stack(terms, -1)
 
 
+def _scipy_skew(p, x):
+    terms = stats.skewnorm.logpdf(x[:, None], p["alpha"], p["loc"], p["scale"])
+    return np.log(p["weights"]) + terms
+
+
 def _scipy_gamma(p, x):
     terms = stats.gamma.logpdf(x[:, None], p["shape"], scale=1.0 / p["rate"])
     return np.log(p["weights"]) + terms
@@ -1519,6 +1533,8 @@ PROGRAMS = [
          {"weights": C, "gate": A, "rate": A}, terms=_scipy_zero_inflated),
     _row("zeros_and_poisson", zeros_and_poisson, (ZEROS,), 2, "", {"weights": C, "rate": A},
          axes={"rate": None}, swap=False, terms=_scipy_zeros),
+    _row("skew_components", skew_components, (Y,), 2, "SkewNormal",
+         {"weights": C, "loc": A, "scale": A, "alpha": A}, terms=_scipy_skew),
     _row("gamma_components", gamma_components, (SKEWED,), 2, "Gamma",
          {"weights": C, "shape": A, "rate": A}, terms=_scipy_gamma),
     _row("log_normal_components", log_normal_components, (SKEWED,), 2, "LogNormal",

@@ -18,6 +18,7 @@ ROOMS = (
     "rowwise",
     "arguments",
     "vector_mixture",
+    "skew_normal",
     "groups",
     "ellipsoid",
     "missing",

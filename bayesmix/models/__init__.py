@@ -11,6 +11,8 @@ Choosing a model
     by one; "factor" lets a few factors stand for the correlations of many columns.
 `student_t(K)`
     Continuous columns with outliers: the same structures with tails of their own weight.
+`skew_normal(K)`
+    Continuous columns whose clusters lean to one side, each column on its own.
 `gaussian_noise(K, low=, high=)`
     Gaussian clusters among rows that lie anywhere in a box and belong to none.
 `poisson(K)`
@@ -95,6 +97,7 @@ from bayesmix.models.discrete import bernoulli, poisson
 from bayesmix.models.mixed import mixed
 from bayesmix.models.noise import gaussian_noise
 from bayesmix.models.regression import regression
+from bayesmix.models.skew import skew_normal
 from bayesmix.models.student import student_t
 from bayesmix.models.zeros import zero_inflated_poisson
 
@@ -115,6 +118,7 @@ __all__ = [
     "negative_binomial",
     "poisson",
     "regression",
+    "skew_normal",
     "student_t",
     "von_mises",
     "weibull",
