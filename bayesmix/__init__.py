@@ -22,6 +22,7 @@ from bayesmix.diagnose import Diagnosis, diagnose
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.families import family
+from bayesmix.impute import impute
 from bayesmix.marginal import marginalize
 from bayesmix.mstep import rule
 from bayesmix.nuts import NUTS, NUTSResult
@@ -79,6 +80,7 @@ __all__ = [
     "entropy",
     "expected_log_joint",
     "family",
+    "impute",
     "label_report",
     "log_density",
     "log_joint",

@@ -62,6 +62,7 @@ ROOMS = (
     "approximate",
     "bootstrap",
     "allocations",
+    "impute",
     "similarity",
     "partition",
     "card",

@@ -330,6 +330,58 @@ def test_nuts_samples_the_exact_posterior():
     error = np.sqrt(np.diag(exact) / (2 * summary["ess_tail"].to_numpy(float)))
     assert (np.abs(spread - np.sqrt(np.diag(exact))) < oracles.Z * error).all()
     assert "missing cells" in nuts.notes[-1]
+    pick = np.isnan(x) & ~np.isnan(x[:, ::-1])  # given one column, the other is linear in loc
+    other = (x - draws.mean((0, 1)))[:, ::-1] * covariance[0, 1] / np.diag(covariance)[::-1]
+    np.testing.assert_allclose(bm.impute(nuts)[pick], (draws.mean((0, 1)) + other)[pick], rtol=1e-9)
+
+
+# ------------------------------------------------------------------------------------- imputation
+
+
+def conditional_means(params, x):
+    """E[x | observed cells] of a mixture of multivariate normals, row by row."""
+    resp, filled = softmax(BY_ID["mvn_missing"].terms(params, x), -1), x.copy()
+    for n, row in enumerate(x):
+        seen, parts = ~np.isnan(row), []
+        for loc, cov in zip(params["loc"], params["cov"], strict=True):
+            slope = cov[:, seen] @ np.linalg.inv(cov[np.ix_(seen, seen)])
+            parts.append(loc + slope @ (row[seen] - loc[seen]))
+        filled[n, ~seen] = (resp[n] @ parts)[~seen]
+    return filled
+
+
+def test_imputes_conditional_means_and_draws_around_them():
+    frame = pd.DataFrame(X_GAPS, columns=["width", "length"], index=range(100, 136))
+    em = bm.EM(BY_ID["mvn_missing"].program, restarts=2, progress_bar=False).run(
+        jax.random.key(0), frame
+    )
+    filled = bm.impute(em)
+    assert list(filled.columns) == ["width", "length"]
+    assert filled.index[0] == 100
+    expected = conditional_means(em.params, X_GAPS)
+    np.testing.assert_allclose(filled.to_numpy(), expected, rtol=1e-9)
+    drawn = bm.impute(em, jax.random.key(1), draws=2000)
+    assert drawn.dims == ("draw", "obs_id", "feature")
+    seen = ~np.isnan(X_GAPS)
+    assert (drawn.to_numpy()[:, seen] == X_GAPS[seen]).all()
+    error = drawn.to_numpy().std(0)[~seen] / np.sqrt(2000)
+    assert (np.abs(drawn.to_numpy().mean(0) - expected)[~seen] < oracles.Z * error).all()
+    with pytest.raises(ValueError, match="random key"):
+        bm.impute(em, draws=3)
+
+
+def test_imputes_counts_and_categories():
+    row = BY_ID["explicit_missing"]
+    em = bm.EM(row.program, restarts=2, progress_bar=False).run(jax.random.key(0), *row.args)
+    filled, x = bm.impute(em), row.x
+    seen = ~np.isnan(x)
+    assert (filled[seen] == x[seen]).all()
+    rates = em.responsibilities @ em.params["rate"]
+    np.testing.assert_allclose(filled[~seen[:, 2], 2], rates[~seen[:, 2]], rtol=1e-9)
+    shares = np.einsum("nk,kdl->ndl", em.responsibilities, em.params["probs"])
+    assert (filled[:, 3:][~seen[:, 3:]] == shares.argmax(-1)[~seen[:, 3:]]).all()
+    drawn = bm.impute(em, jax.random.key(1), draws=50).to_numpy()
+    assert (drawn[..., 2:] == np.floor(drawn[..., 2:])).all()
 
 
 # ------------------------------------------------------------------------------- what is refused
