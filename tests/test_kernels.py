@@ -4,6 +4,8 @@ from functools import cache
 
 import jax
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from arviz_stats.base import array_stats
 from oracles import Z
@@ -11,6 +13,7 @@ from programs import BY_ID
 
 import bayesmix as bm
 from bayesmix.nuts import noise, sampler, session, tree
+from bayesmix.nuts.divergences import divergences
 from bayesmix.nuts.starts import Frame
 from bayesmix.nuts.trajectory import Point
 
@@ -148,6 +151,34 @@ def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
     assert ours.settings["warmup"] == session.SHORT_WARMUP + session.PLAIN_WARMUP
     (found, error), (theirs, other) = moments(ours), moments(drawn("nuts"))
     assert np.all(np.abs(found - theirs) <= Z * np.hypot(error, other))
+
+
+# --------------------------------------------------------------------------------- divergences
+
+
+def half_normal(x):
+    weights = numpyro.sample("weights", dist.Dirichlet(np.ones(2)))
+    with numpyro.plate("cluster", 2):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 10.0))
+        scale = numpyro.sample("scale", dist.HalfNormal(2.0))
+    with numpyro.plate("obs_id", x.shape[0]):
+        components = dist.Normal(loc, scale)
+        numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), components), obs=x)
+
+
+@pytest.mark.parametrize("count", [0, 2, 20])
+def test_divergences_are_laid_to_the_scale_that_goes_to_zero(count):
+    rng = np.random.default_rng(0)
+    diverging = np.arange(1000).reshape(2, 500) < count
+    samples = {"weights": rng.dirichlet([2, 2], (2, 500)), "loc": rng.normal(size=(2, 500, 2))}
+    samples["scale"] = rng.gamma(5.0, 1.0, (2, 500, 2))
+    samples["scale"][diverging, 1] = 0.01
+    said = divergences(bm.trace(half_normal, np.arange(6.0)), samples, diverging)
+    assert len(said) == (count > 0)
+    if count:
+        assert said[0].startswith(f"{count} of 1000 transitions diverged")
+        assert ("'scale' of cluster 1 is near zero (median 0.01" in said[0]) == (count == 20)
+        assert ("its prior is HalfNormal" in said[0]) == (count == 20)
 
 
 # ------------------------------------------------------------------------------ one compilation

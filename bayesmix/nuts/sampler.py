@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from bayesmix.density import data_of, density_of
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
+from bayesmix.nuts.divergences import divergences
 from bayesmix.nuts.kernel import KERNELS
 from bayesmix.nuts.noise import words_of
 from bayesmix.nuts.record import Folder, Memory, Record
@@ -102,15 +102,16 @@ class NUTS:
         starts = Starts.of(made)
         with jax.enable_x64(self.dtype == "float64"):
             draws, said = self._sample(key, mixture, starts, record)
-        stats = record.draws("stats", draws)
+        samples, stats = (record.draws(kind, draws) for kind in ("sites", "stats"))
+        diverged = divergences(mixture, samples, stats["diverging"])
         return NUTSResult(
             mixture=mixture,
-            samples=record.draws("sites", draws),
+            samples=samples,
             sample_stats=stats,
             start=known if isinstance(known, EMResult) else None,
             smc=known if isinstance(known, SMCResult) else None,
             start_policy=starts.policy,
-            notes=(*starts.notes, *said, *_divergences(stats), *filter(None, [mixture.gaps])),
+            notes=(*starts.notes, *said, *diverged, *filter(None, [mixture.gaps])),
             seconds=time.perf_counter() - began,
             seed=str(words_of(key)),
             settings={
@@ -202,14 +203,3 @@ def _check_start(mixture: Mixture, start: EMResult | SMCResult) -> None:
 def _same_data(a: Mixture, b: Mixture) -> bool:
     pairs: list[Any] = [(a.value, b.value), (a.weights, b.weights), (a.labels, b.labels)]
     return all(x is y is None or np.array_equal(x, y, equal_nan=True) for x, y in pairs)
-
-
-def _divergences(stats: Mapping[str, np.ndarray]) -> list[str]:
-    count = int(stats["diverging"].sum())
-    if count == 0:
-        return []
-    return [
-        f"{count} of {stats['diverging'].size} transitions diverged: the sampler could not follow "
-        "the density somewhere, often where a scale goes to zero; a prior that vanishes at 0 or a "
-        "higher target_accept helps"
-    ]
