@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 
 from bayesmix.density import Piece, cached, responsibilities
 from bayesmix.estimate import EMResult
-from bayesmix.missing import masked_covariance
+from bayesmix.missing import NORMAL, masked_covariance
 from bayesmix.nuts import NUTSResult
 from bayesmix.program import Mixture, Observed, Params
 
@@ -133,7 +133,7 @@ def _leaves_piece(mixture: Mixture) -> tuple[Piece, list[Any]]:
 
 def _distribution(site: Observed, leaves: dict[str, jax.Array]) -> Any:
     kind = site.components[0]
-    if issubclass(kind, dist.MultivariateNormal):
+    if issubclass(kind, NORMAL):
         return dist.MultivariateNormal(leaves["loc"], scale_tril=leaves["scale_tril"])
     if issubclass(kind, dist.Normal):
         return dist.Normal(leaves["loc"], leaves["scale"])
