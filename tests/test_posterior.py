@@ -404,6 +404,7 @@ def test_names_that_a_tree_cannot_take():
         row_dims=("item",),
         event_dims=("feature",),
         cluster_dim="cluster",
+        coords={},
         columns=("u", "v"),
         index=np.array([1, 1, 2, 3, 4, 5]),
     )
