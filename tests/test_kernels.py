@@ -1,4 +1,4 @@
-"""The kernels: a trajectory against a plain one, one posterior from all, one compilation."""
+"""The transitions: one posterior however they adapt and take turns, one compilation."""
 
 from functools import cache
 
@@ -12,10 +12,9 @@ from oracles import Z
 from programs import BY_ID
 
 import bayesmix as bm
-from bayesmix.nuts import noise, sampler, session, tree
+from bayesmix.nuts import sampler, session
 from bayesmix.nuts.divergences import divergences
 from bayesmix.nuts.starts import Frame
-from bayesmix.nuts.trajectory import Point
 
 ROW = BY_ID["poisson_gamma"]
 SETTINGS = {"chains": 2, "draws": 400, "progress_bar": False}
@@ -24,65 +23,7 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: compilations.append(event) if "backend_compile" in event else None
 )
 
-# ------------------------------------------------------------------------------- the trajectory
-
-PRECISION = np.diag([1.0, 0.3, 4.0])
-
-
-def naive_steps(u, momentum, step, uniforms):
-    """Steps of a transition of NUTS, all states kept and all subtrees looked at."""
-
-    def leap(u, p, step):
-        p = p - 0.5 * step * (PRECISION @ u)
-        u = u + step * p
-        return u, p - 0.5 * step * (PRECISION @ u)
-
-    def turned(momenta):
-        way = np.sum(momenta, 0) - (momenta[0] + momenta[-1]) / 2
-        return momenta[0] @ way <= 0 or momenta[-1] @ way <= 0
-
-    states, steps = [(u, momentum)], 0
-    for depth in range(noise.DEPTH):
-        forward = uniforms[depth, 0] < 0.5
-        end, branch = states[-1 if forward else 0], []
-        for _ in range(2**depth):
-            branch.append(leap(*(branch[-1] if branch else end), step if forward else -step))
-            steps += 1
-            momenta = [p for _, p in branch]
-            sizes = [2**j for j in range(1, depth + 1) if len(branch) % 2**j == 0]
-            if any(turned(momenta[-size:]) for size in sizes):
-                return steps
-        states = states + branch if forward else branch[::-1] + states
-        if turned([p for _, p in states]):
-            return steps
-    return steps
-
-
-def test_trajectories_end_where_a_plain_reading_of_nuts_ends_them(x64):
-    def potential(u):
-        return 0.5 * u @ PRECISION @ u
-
-    @jax.jit
-    def transition(u, momentum, step, uniforms):
-        point = Point(u, potential(u), jax.grad(potential)(u), 0.0)
-        path = tree.begin(point, momentum, step, uniforms)
-        return jax.lax.while_loop(
-            lambda path: ~path.done, lambda path: tree.grow(potential, path), path
-        )
-
-    rng = np.random.default_rng(0)
-    lengths = set()
-    for step in (0.02, 0.1, 0.3, 0.9) * 5:
-        start = rng.normal(size=3), rng.normal(size=3)
-        uniforms = rng.random((noise.DEPTH, 3))
-        path = transition(*start, step, uniforms)
-        assert int(path.steps) == naive_steps(*start, step, uniforms)
-        assert not path.diverging
-        lengths.add(int(path.steps))
-    assert max(lengths) > 60 and min(lengths) < 4  # noqa: PT018
-
-
-# ------------------------------------------------------------------------- one posterior from all
+# --------------------------------------------------------------------- one posterior in any metric
 
 
 @cache
@@ -91,8 +32,8 @@ def em():
 
 
 @cache
-def drawn(kernel):
-    return bm.NUTS(ROW.program, kernel=kernel, **SETTINGS).run(
+def drawn(metric="curvature"):
+    return bm.NUTS(ROW.program, metric=metric, **SETTINGS).run(
         jax.random.key(1), *ROW.args, start=em()
     )
 
@@ -112,19 +53,11 @@ def moments(result):
     return np.array([v.mean() for v in values]), np.array(error, float)
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "numpyro"])
-def test_all_kernels_sample_the_same_posterior(kernel):
-    (ours, error), (theirs, other) = moments(drawn(kernel)), moments(drawn("nuts"))
+def test_both_metrics_sample_the_same_posterior():
+    (ours, error), (theirs, other) = moments(drawn("adapted")), moments(drawn())
     assert np.all(np.abs(ours - theirs) <= Z * np.hypot(error, other))
-    assert not drawn(kernel).notes
-    assert not drawn("nuts").notes
-
-
-def test_trajectories_of_hmc_are_short_and_of_random_length():
-    stats = drawn("hmc").sample_stats
-    assert len(np.unique(stats["n_steps"])) > 1
-    assert stats["n_steps"].max() < 20
-    assert stats["acceptance_rate"].mean() > 0.6
+    assert not drawn("adapted").notes
+    assert not drawn().notes
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -133,9 +66,7 @@ def test_chains_in_turn_draw_what_they_draw_side_by_side(monkeypatch, together):
     ours = bm.NUTS(ROW.program, **SETTINGS | {"draws": 20}).run(
         jax.random.key(1), *ROW.args, start=em()
     )
-    np.testing.assert_allclose(
-        ours.samples["rate"], drawn("nuts").samples["rate"][:, :20], rtol=1e-6
-    )
+    np.testing.assert_allclose(ours.samples["rate"], drawn().samples["rate"][:, :20], rtol=1e-6)
 
 
 def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
@@ -149,7 +80,7 @@ def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
     ours = bm.NUTS(ROW.program, **SETTINGS).run(jax.random.key(1), *ROW.args, start=em())
     assert "no guide to the posterior" in str(ours)
     assert ours.settings["warmup"] == session.SHORT_WARMUP + session.PLAIN_WARMUP
-    (found, error), (theirs, other) = moments(ours), moments(drawn("nuts"))
+    (found, error), (theirs, other) = moments(ours), moments(drawn())
     assert np.all(np.abs(found - theirs) <= Z * np.hypot(error, other))
 
 
@@ -184,22 +115,20 @@ def test_divergences_are_laid_to_the_scale_that_goes_to_zero(count):
 # ------------------------------------------------------------------------------ one compilation
 
 
-@pytest.mark.parametrize("kernel", ["nuts", "hmc", "numpyro"])
-def test_other_data_of_the_same_shape_compile_nothing(kernel):
+@pytest.mark.parametrize("metric", ["curvature", "adapted"])
+def test_other_data_of_the_same_shape_compile_nothing(metric):
     other = np.where(ROW.args[0] > 3, ROW.args[0] + 1, ROW.args[0])
-    drawn(kernel)
+    drawn(metric)
     repeated = bm.EM(ROW.program, restarts=2, progress_bar=False)
     repeated.run(jax.random.key(4), ROW.args[0])
     before = len(compilations)
     fit = repeated.run(jax.random.key(5), other)
     assert len(compilations) == before
-    again = bm.NUTS(ROW.program, kernel=kernel, **SETTINGS).run(jax.random.key(6), other, start=fit)
+    again = bm.NUTS(ROW.program, metric=metric, **SETTINGS).run(jax.random.key(6), other, start=fit)
     assert len(compilations) == before
-    assert again.samples["rate"].mean() > drawn(kernel).samples["rate"].mean()
+    assert again.samples["rate"].mean() > drawn(metric).samples["rate"].mean()
 
 
-def test_an_unknown_kernel_is_named():
-    with pytest.raises(
-        ValueError, match='kernel must be "nuts", "hmc" or "numpyro", not \'gibbs\''
-    ):
-        bm.NUTS(ROW.program, kernel="gibbs")
+def test_an_unknown_metric_is_named():
+    with pytest.raises(ValueError, match='metric must be "curvature" or "adapted", not \'diag\''):
+        bm.NUTS(ROW.program, metric="diag")

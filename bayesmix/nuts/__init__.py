@@ -3,7 +3,8 @@
 The kernel is NumPyro's; its potential runs through the fast sweep. Chains start around EM's regular
 modes, spread by the local curvature, and move in coordinates whitened by the Hessian at the best
 mode, so that a short warm-up of the step size is enough. `starts` chooses coordinates and first
-points, `kernel` holds the compiled transitions, `sampler` runs them, `result` is what they leave.
+points, `kernel` holds the compiled transitions, `session` makes them, `record` keeps the draws,
+`sampler` is the door, `result` is what comes out.
 """
 
 from bayesmix.nuts.result import NUTSResult

@@ -17,12 +17,10 @@ from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
 from bayesmix.nuts.divergences import divergences
-from bayesmix.nuts.kernel import KERNELS
-from bayesmix.nuts.noise import words_of
 from bayesmix.nuts.record import Folder, Memory, Record
 from bayesmix.nuts.result import NUTSResult
 from bayesmix.nuts.session import Session
-from bayesmix.nuts.starts import Starts, starts_of
+from bayesmix.nuts.starts import Starts, starts_of, words_of
 from bayesmix.program import Mixture, trace
 from bayesmix.saved import another_run, digest, outline
 from bayesmix.smc import SMCResult
@@ -38,8 +36,8 @@ class NUTS:
     chains, draws : chains run side by side (vectorised); draws kept per chain.
     warmup : transitions per chain to adapt in; by default 150 (of the step size) when a mode's
         curvature is known beforehand and 1000 when not.
-    kernel : "nuts", or "hmc" for short trajectories of random length, or "numpyro" for NumPyro's
-        NUTS with its ordinary adaptation of step size and scales.
+    metric : "curvature", that of the log joint at the mode where a chain begins, or "adapted", by
+        NumPyro's ordinary warm-up of step size and scales.
     target_accept : acceptance rate that the step size is adapted to.
     dtype : "float64" or "float32".
     path : a folder to write the draws to, block by block, instead of holding them in memory. The
@@ -53,7 +51,7 @@ class NUTS:
     chains: int = 4
     warmup: int | None = None
     draws: int = 1000
-    kernel: str = "nuts"
+    metric: str = "curvature"
     target_accept: float = 0.8
     dtype: str = "float64"
     progress_bar: bool = True
@@ -66,8 +64,8 @@ class NUTS:
                 raise ValueError(f"{name} must be a positive whole number, not {value!r}")
         if not 0 < self.target_accept < 1:
             raise ValueError(f"target_accept must lie between 0 and 1, not {self.target_accept!r}")
-        if self.kernel not in (*KERNELS, "numpyro"):
-            raise ValueError(f'kernel must be "nuts", "hmc" or "numpyro", not {self.kernel!r}')
+        if self.metric not in ("curvature", "adapted"):
+            raise ValueError(f'metric must be "curvature" or "adapted", not {self.metric!r}')
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f'dtype must be "float64" or "float32", not {self.dtype!r}')
 
@@ -117,7 +115,7 @@ class NUTS:
             settings={
                 "chains": self.chains,
                 "warmup": record.done["warmup"],
-                "kernel": self.kernel,
+                "metric": self.metric,
                 "draws": draws,
                 "target_accept": self.target_accept,
                 "dtype": self.dtype,
@@ -134,7 +132,7 @@ class NUTS:
             "key": str(words_of(key)),
             "start": digest(*result.params.values()) if result else str(start),
         }
-        settings = ("chains", "warmup", "kernel", "target_accept", "dtype")
+        settings = ("chains", "warmup", "metric", "target_accept", "dtype")
         return Folder(self.path, run | {name: str(getattr(self, name)) for name in settings})
 
     def _sample(
@@ -158,8 +156,8 @@ class NUTS:
         )
         notes: list[str] = []
         try:
-            if starts.whitened and self.kernel != "numpyro":
-                session.whitened(self.kernel, first, notes.append)
+            if starts.whitened and self.metric == "curvature":
+                session.whitened(first, notes.append)
             else:
                 session.ordinary(first)
         except KeyboardInterrupt:

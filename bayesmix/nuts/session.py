@@ -1,4 +1,4 @@
-"""One run of all chains: warm-up and draws, into a record, by one kernel or the other."""
+"""One run of all chains: warm-up and draws, into a record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +9,7 @@ import numpy as np
 from numpyro.infer.util import ParamInfo
 
 from bayesmix.density import Data, Density
-from bayesmix.nuts import ordinary
-from bayesmix.nuts.kernel import BLOCK, constrainer, first_chains, machine, side_by_side
-from bayesmix.nuts.noise import Source
+from bayesmix.nuts.kernel import constrainer, machine, side_by_side
 from bayesmix.nuts.record import Block, Record
 from bayesmix.nuts.schedule import schedule
 
@@ -28,9 +26,9 @@ MISFIT = (
 
 @dataclass(frozen=True)
 class Session:
-    """What both kernels need. centre (n,) and factor (n, n) are the frame's.
+    """What a run needs. centre (n,) and factor (n, n) are the frame's.
 
-    warmup : transitions to adapt in, or None for as many as the kernel takes by itself.
+    warmup : transitions to adapt in, or None for as many as the adaptation takes by itself.
     """
 
     density: Density
@@ -45,38 +43,38 @@ class Session:
     target_accept: float
     progress_bar: bool
 
-    def whitened(self, kernel: str, first: ParamInfo, tell: Callable[[str], None]) -> None:
+    def whitened(self, first: ParamInfo, tell: Callable[[str], None]) -> None:
         """A short warm-up of the step size, and draws; ordinary adaptation where it must be."""
         warmup = self.warmup or SHORT_WARMUP
-        together = side_by_side(self.density, self.data, self.chains)
-        advance = machine(self.density, kernel, warmup, self.target_accept, together)
-        source = Source(self.key, self.chains, first.z.shape[1])
-
-        def transit(chains: Any, count: int, *given: Any) -> Any:
-            begun = sum(self.record.done.values())
-            return advance(chains, source(begun, BLOCK, first.z.dtype), count, *given)
-
-        chains = first_chains(first.z, first.potential_energy, first.z_grad)
-        if self.record.done["warmup"] <= warmup:
-            chains = self.record.resume(chains)
-        chains = self._fill("warmup", warmup, transit, chains)
+        advance, states = self._begun(first, warmup, before=0, whitened=True)
+        states = self._fill("warmup", warmup, advance, states)
         if self.record.once("metric", lambda: {"misfit": misfit(self.record.last())})["misfit"]:
             tell(MISFIT)
-            point = chains.point
-            here = ParamInfo(point.u, point.potential, point.gradient)
+            here = ParamInfo(states.z, states.potential_energy, states.z_grad)
             return self.ordinary(here, before=warmup)
-        self._fill("draws", self.draws, transit, chains)
+        self._fill("draws", self.draws, advance, states)
 
     def ordinary(self, first: ParamInfo, before: int = 0) -> None:
         """NumPyro's adaptation and draws, after ``before`` transitions that were of no use."""
         warmup = self.warmup or PLAIN_WARMUP
-        begin, advance = ordinary.machine(self.density, warmup, self.target_accept)
-        keys = jax.random.split(self.key, self.chains)
-        states = begin(keys, first, self.data, self.centre, self.factor)
-        if self.record.done["warmup"] > before:
-            states = self.record.resume(states)
+        advance, states = self._begun(first, warmup, before, whitened=False)
         states = self._fill("warmup", before + warmup, advance, states)
         self._fill("draws", self.draws, advance, states)
+
+    def _begun(self, first: ParamInfo, warmup: int, before: int, whitened: bool) -> tuple[Any, Any]:
+        """The compiled transitions, and the states they begin or go on from.
+
+        The record is theirs when it is beyond the ``before`` transitions of another adaptation, and
+        not yet beyond their own warm-up and the draws after it.
+        """
+        together = side_by_side(self.density, self.data, self.chains)
+        begin, advance = machine(self.density, warmup, self.target_accept, whitened, together)
+        keys = jax.random.split(self.key, self.chains)
+        states = begin(keys, first, self.data, self.centre, self.factor)
+        done = self.record.done["warmup"]
+        if done > before and (not whitened or done <= warmup):
+            states = self.record.resume(states)
+        return advance, states
 
     def _fill(self, phase: str, goal: int, advance: Any, states: Any) -> Any:
         """The states when the record has ``goal`` transitions of the phase."""

@@ -12,7 +12,6 @@ from bayesmix.curvature import free_vector
 from bayesmix.density import data_of, density_of
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import geometry_at
-from bayesmix.nuts.noise import words_of
 from bayesmix.program import Mixture
 from bayesmix.smc import SMCResult
 from bayesmix.symmetry import aligned
@@ -62,6 +61,11 @@ class Starts(NamedTuple):
             str(arrays["policy"]),
             tuple(arrays["notes"].tolist()),
         )
+
+
+def words_of(key: Any) -> list[int]:
+    """A JAX random key as whole numbers, which seed NumPy's generators."""
+    return np.asarray(jax.random.key_data(key)).ravel().tolist()
 
 
 def starts_of(
