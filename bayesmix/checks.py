@@ -79,7 +79,15 @@ def _observed_arrays(mixture: "Mixture") -> list[Any]:
         if site.declared:
             inputs = {source.number for source in ancestors([node])}
             values += [array for number, array in reading.data.items() if number in inputs]
+            if mixture.static_data:  # then the graph does not tell from which argument they came
+                values += [a for a in mixture.arguments.arrays if _equal(a, site.value)]
     return values
+
+
+def _equal(array: np.ndarray, value: np.ndarray) -> bool:
+    return array.dtype.kind == value.dtype.kind == "f" and np.array_equal(
+        array, value, equal_nan=True
+    )
 
 
 def check_gaps(mixture: "Mixture") -> None:
@@ -90,7 +98,8 @@ def check_gaps(mixture: "Mixture") -> None:
     if mixture.partial:
         for site in mixture.observed:
             _check_columns(mixture, site)
-        _check_priors(mixture)
+        with jax.enable_x64(True):
+            _check_priors(mixture)
 
 
 def _check_columns(mixture: "Mixture", site: "Observed") -> None:

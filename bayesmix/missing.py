@@ -8,7 +8,9 @@ the rows and columns of the covariance matrix go. A row without any observed cel
 Knows distributions, nothing of data layouts or of inference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -44,6 +46,32 @@ def holes_in(value: Any) -> bool:
         return False
     array = np.asarray(value)
     return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+_PROMISED: ContextVar[bool] = ContextVar("_PROMISED", default=False)
+
+
+@contextmanager
+def promised(complete: bool) -> Iterator[None]:
+    """Inside, a program's abstract values stand for data of which this is known."""
+    token = _PROMISED.set(complete)
+    try:
+        yield
+    finally:
+        _PROMISED.reset(token)
+
+
+def may_have_holes(value: Any) -> bool:
+    """Whether some of these values may be NaN: what is known of them, or was `promised`.
+
+    A summary of complete data is then plain arithmetic, although a program that is being read does
+    not see its values.
+    """
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return False
+    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+        return not _PROMISED.get()
+    return holes_in(value)
 
 
 class Incomplete(dist.Distribution):
@@ -115,7 +143,7 @@ def observed_log_prob(fn: Any, value: Any) -> jax.Array:
         return _of_vectors(fn, value)
     raise ValueError(
         f"missing cells cannot be integrated out of {type(fn).__name__} components: leave out "
-        "infer={'missing': 'marginal'} and the rows with missing values"
+        "the rows with missing values, and infer={'missing': 'marginal'}"
     )
 
 

@@ -178,7 +178,7 @@ class Mixture:
     @cached_property
     def marginal(self) -> Callable[..., Any]:
         """The program as NumPyro can run it: its assignment and missing cells summed out."""
-        plain = self.assignment is None and not any(site.declared for site in self.observed)
+        plain = self.assignment is None and not self.partial
         return self.program if plain else marginalize(self.program)
 
     @property

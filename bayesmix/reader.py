@@ -30,7 +30,7 @@ from bayesmix.marginal import (
     is_grouped,
     nesting,
 )
-from bayesmix.missing import holes_in
+from bayesmix.missing import holes_in, promised
 from bayesmix.observed import Found, assigned_arrays, mixture_arrays
 from bayesmix.parameters import parameters, peel
 
@@ -127,7 +127,8 @@ def read(
 
     def run(arrays: list[Any]) -> dict[str, Any]:
         args, kwargs = arguments.rebuild(arguments.arrays if static_data else arrays)
-        sites, summed = _executed(program, args, kwargs, found.holes)
+        with promised(not found.holes):
+            sites, summed = _executed(program, args, kwargs, found.holes)
         with validation_enabled(is_validate=False):
             return _collect(sites, summed, found)
 

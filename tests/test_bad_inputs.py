@@ -196,10 +196,11 @@ STUDENT = np.eye(2)[np.repeat([0, 1], 100)]
 REFUSALS = (ValueError, TypeError)
 
 CASES = {
-    "nan_one": fails(lambda: gaussian(put(np.nan)), "NaN", "row 17", "column 1"),
+    "nan_one": fits(lambda: gaussian(put(np.nan)), separates()),
+    "nan_undeclared": fails(lambda: em_of(exponential, put(np.nan)[:, 1]), "NaN", "row 17"),
     "nan_col": fails(
-        lambda: gaussian(pd.DataFrame({"a": ONE_COLUMN, "empty": np.full(200, np.nan)})), "NaN",
-        "empty"),
+        lambda: gaussian(pd.DataFrame({"a": ONE_COLUMN, "empty": np.full(200, np.nan)})),
+        "no value at all", "empty"),
     "inf_pos": fails(lambda: gaussian(put(np.inf)), "inf", "row 17"),
     "huge_1e308": either(lambda: gaussian(GOOD * 2e307), "rescale"),
     "huge_1e200": either(lambda: gaussian(GOOD * 1e200), "rescale", check=separates()),

@@ -21,6 +21,8 @@ from scipy.special import logsumexp, softmax
 
 import bayesmix as bm
 from bayesmix.density import data_of, density_of
+from bayesmix.models.moments import damped_covariance
+from bayesmix.models.summaries import covariance
 
 # ------------------------------------------------------------------------------ outside results
 
@@ -65,6 +67,112 @@ def test_reaches_the_reference(reference, name, data):
     count = sum(found["missing_per_column"])
     assert f"{count} missing cells in" in em.notes[-1]
     assert "integrated out" in str(mixture)
+
+
+# ------------------------------------------------------------------------------- ready-made models
+
+
+def fitted(program, x):
+    return bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), x)
+
+
+def test_a_ready_model_reaches_the_reference(reference):
+    found = reference("ml/missing_airquality.json")
+    x = reference("data/airquality_missing.csv")[found["columns"]]
+    best = next(fit["loglik_observed"] for fit in found["fits"] if fit["K"] == 2)
+    em = bm.EM(bm.models.gaussian(2, prior="flat"), restarts=4, progress_bar=False).run(
+        jax.random.key(0), x
+    )
+    assert em.log_likelihood > best - 1e-6
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag", "VVE"])
+def test_ready_gaussians_are_certified_with_gaps(covariance):
+    """The default prior of gappy data is proper: sampled from, finite, and NumPyro's own."""
+    em = fitted(bm.models.gaussian(2, covariance=covariance), X_GAPS)
+    assert em.converged
+    assert all(np.isfinite(value).all() for value in em.params.values())
+    assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
+
+
+POSITIVE = np.exp(X_GAPS)
+BITS = np.where(np.isnan(X_GAPS), np.nan, X_GAPS > 0)
+
+
+@pytest.mark.parametrize(
+    "program, x",
+    [
+        (bm.models.log_normal(2), POSITIVE),
+        (bm.models.gamma(2), POSITIVE),
+        (bm.models.student_t(2), X_GAPS[:, 0]),
+        (bm.models.poisson(2), np.floor(POSITIVE)),
+        (bm.models.bernoulli(2), BITS),
+        (bm.models.categorical(2), BITS),
+    ],
+    ids=["log_normal", "gamma", "student_t", "poisson", "bernoulli", "categorical"],
+)
+def test_rows_without_any_value_change_no_ready_model(program, x):
+    """Neither its prior nor its likelihood: summaries are of the observed cells."""
+    rest = x[~np.isnan(x.reshape(len(x), -1)).all(1)]
+    em = fitted(program, x)
+    with x64():
+        values = [float(bm.log_joint(bm.trace(program, data), em.params)) for data in (x, rest)]
+    assert abs(values[0] - values[1]) <= ROUNDING * len(x)
+    assert np.isfinite(values[0])
+
+
+def test_priors_of_complete_data_do_not_change():
+    """The program itself goes to NumPyro; gaps in a row of their own change rounding alone."""
+    with x64():
+        row = np.vstack([X, [[np.nan, np.nan]]])
+        plain, gappy = (bm.trace(bm.models.gaussian(2), x) for x in (X, row))
+        params = oracles.draw_params(BY_ID["mvn_niw"], 2)
+        values = [float(bm.log_joint(mixture, params)) for mixture in (plain, gappy)]
+    assert plain.marginal is plain.program
+    assert abs(values[0] - values[1]) <= ROUNDING * len(X)
+
+
+def test_the_covariance_of_available_pairs():
+    """Observed variances; correlations of the rows with both; never indefinite."""
+    rng = np.random.default_rng(0)
+    x = with_gaps(rng.normal(size=(40, 3)) @ rng.normal(size=(3, 3)), 5) + 1e6
+    frame = pd.DataFrame(x)
+    deviations = np.sqrt(frame.var().to_numpy())
+    with x64():
+        ours = np.asarray(covariance(jnp.asarray(x)))
+    np.testing.assert_allclose(ours, frame.corr() * np.outer(deviations, deviations), rtol=1e-7)
+    gone = np.nan  # each two columns in rows of their own: r = 1, 1, -1
+    pairs = np.array([[1.0, 1, gone], [gone, 1, 1], [1, gone, -1]])
+    signed = np.vstack([pairs, 0 * pairs, -pairs])
+    with x64():
+        ours = np.asarray(covariance(jnp.asarray(signed)))
+        damped = np.asarray(damped_covariance(jnp.asarray(signed)))
+    np.testing.assert_allclose(np.diag(ours), pd.DataFrame(signed).var(), rtol=1e-12)
+    assert np.linalg.eigvalsh(ours)[0] == pytest.approx(0.0, abs=1e-12)
+    np.linalg.cholesky(damped)
+
+
+def test_mixed_columns_may_have_gaps():
+    """Codes, text and pandas' NA; what is missing is no category."""
+    table = pd.DataFrame(
+        {
+            "size": X_GAPS[:, 0],
+            "visits": pd.array([None, 1, 2, 5] * 9, dtype="Int64"),
+            "region": ["north", None, "south"] * 12,
+            "smoker": [True, False, None, False] * 9,
+        }
+    )
+    kinds = {"size": "normal", "visits": "poisson", "region": "categorical", "smoker": "bernoulli"}
+    em = fitted(bm.models.mixed(kinds, 2), table)
+    gaps = int(table.isna().to_numpy().sum())
+    assert f"{gaps} missing cells" in em.notes[-1]
+    assert em.params["region_probs"].shape == (2, 2)
+    assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
+
+
+def test_multivariate_t_says_that_it_cannot():
+    with pytest.raises(ValueError, match="out of MultivariateStudentT components: leave out the r"):
+        bm.trace(bm.models.student_t(2), X_GAPS)
 
 
 # ------------------------------------------------------------------------------------ the E-step

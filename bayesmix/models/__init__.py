@@ -76,6 +76,14 @@ Shifting x by b and multiplying it by a moves fits with "default" and "flat" alo
 becomes a loc + b, variances a² var, and no responsibility changes. "full", "tied" and "diag" allow
 a factor for each column; "spherical" one for all.
 
+Missing values
+--------------
+Leave them NaN: the cells are integrated out, and the priors are made from the observed ones, each
+column's own; covariances from the correlations of the rows that have both columns, which are all
+divided by one number where they make no semidefinite matrix ("mclust": where they make no definite
+one, the diagonal alone). Not offered for multivariate `student_t`, `binomial`, `multinomial`,
+`dirichlet` and `regression`, which refuse rows with missing values.
+
 The programs take the data as their only argument; a DataFrame will do. They are ordinary functions:
 read them, copy them, change a prior.
 """

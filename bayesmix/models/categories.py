@@ -17,7 +17,9 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
+from bayesmix.missing import may_have_holes
 from bayesmix.models.inputs import cluster_count, one_of, rows
+from bayesmix.models.summaries import MISSING, size
 from bayesmix.vector_mixture import VectorMixture
 
 PRIORS = ("default", "flat")
@@ -86,7 +88,7 @@ def multinomial(K: int, *, prior: str = "default") -> Program:
 def _categorical(K: int, levels: int | None, prior: str) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Categoricals; weights ~ Dirichlet, probs ~ Dirichlet(1 + shares)."""
-        codes = rows(x).astype(int)
+        codes = whole(rows(x))
         C = number_of_levels(x) if levels is None else levels
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION[prior])))
         with numpyro.plate("cluster", K):
@@ -96,7 +98,7 @@ def _categorical(K: int, levels: int | None, prior: str) -> Program:
             answers = dist.Categorical(probs=probs)
             components = answers.to_event(1) if codes.ndim > 1 else answers
             mixture = VectorMixture(dist.Categorical(probs=weights), components)
-            numpyro.sample("x", mixture, obs=codes)
+            numpyro.sample("x", mixture, obs=codes, infer=MISSING)
 
     program.__name__ = program.__qualname__ = f"categorical_{prior}"
     return program
@@ -147,17 +149,26 @@ def _multinomial(K: int, prior: str) -> Program:
     return program
 
 
+def whole(codes: jax.Array) -> jax.Array:
+    """Codes as integers; as they are where some may be missing, which no integer can say."""
+    return codes if may_have_holes(codes) else codes.astype(int)
+
+
 def categories_prior(codes: jax.Array, levels: int, prior: str) -> Any:
     """Dirichlet on the probabilities of `levels` categories, batch shape (D,) or ()."""
     if prior == "flat":
         return dist.Dirichlet(jnp.ones((*codes.shape[1:], levels)))
     counts = (codes[..., None] == jnp.arange(levels)).sum(0)
-    return dist.Dirichlet(1 + (counts + 1 / levels) / (len(codes) + 1))
+    answers = jnp.expand_dims(size(codes), -1) if may_have_holes(codes) else len(codes)
+    return dist.Dirichlet(1 + (counts + 1 / levels) / (answers + 1))
 
 
 def number_of_levels(x: ArrayLike) -> int:
     """The largest code plus 1, at least 2; ValueError for codes that have gaps."""
-    seen = sorted({int(code) for code in np.unique(np.asarray(x))})
+    values = np.asarray(x)
+    seen = sorted({int(code) for code in np.unique(values[values == values])})
+    if not seen:
+        raise ValueError("x has no value at all: every answer is missing")
     missing = [code for code in range(max(seen)) if code not in seen]
     if seen[0] >= 0 and missing:
         raise ValueError(

@@ -26,7 +26,8 @@ from jax.typing import ArrayLike
 
 from bayesmix.models.inputs import by_column, cluster_count, rows
 from bayesmix.models.moments import REACH, share
-from bayesmix.models.moments import variance as sample_variance
+from bayesmix.models.summaries import MISSING, mean, size, total
+from bayesmix.models.summaries import variance as sample_variance
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 HARMONICS = 3  # waves per turn that say where angles are few
@@ -212,7 +213,7 @@ def _program(name: str, K: int) -> Program:
         with numpyro.plate("obs_id", len(x)):
             components = by_column(form.component(**own), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = name
     program.__doc__ = globals()[name].__doc__
@@ -225,12 +226,12 @@ def _program(name: str, K: int) -> Program:
 def variance(x: jax.Array) -> jax.Array:
     """Sample variance of each column; exactly 0 for a constant one, whose mean is rounded."""
     found = sample_variance(x)
-    return jnp.where(found > (64 * jnp.finfo(x.dtype).eps * x.mean(0)) ** 2, found, 0.0)
+    return jnp.where(found > (64 * jnp.finfo(x.dtype).eps * mean(x)) ** 2, found, 0.0)
 
 
 def _log_location(x: jax.Array, K: int) -> dist.Distribution:
     y = jnp.log(x)
-    return dist.LogNormal(y.mean(0), REACH * jnp.sqrt(variance(y)))
+    return dist.LogNormal(mean(y), REACH * jnp.sqrt(variance(y)))
 
 
 def _narrowness(spread: Callable[[jax.Array], jax.Array]) -> Prior:
@@ -243,18 +244,18 @@ def _log_variance(x: jax.Array) -> jax.Array:
 
 
 def _part_of_binary_variance(x: jax.Array) -> jax.Array:
-    mean = x.mean(0)
-    return variance(x) / (mean * (1 - mean))
+    m = mean(x)
+    return variance(x) / (m * (1 - m))
 
 
 def _circular_variance(x: jax.Array) -> jax.Array:
     """2 (1 - R), which is the variance of narrow data in radians squared."""
-    found = 2 * (1 - jnp.hypot(jnp.cos(x).mean(0), jnp.sin(x).mean(0)))
+    found = 2 * (1 - jnp.hypot(mean(jnp.cos(x)), mean(jnp.sin(x))))
     return jnp.where(found > 64 * jnp.finfo(x.dtype).eps, found, 0.0)
 
 
 def _count_variance(x: jax.Array) -> jax.Array:
-    return (jnp.var(x, axis=0) + 1) / (x.mean(0) + 1) ** 2
+    return (sample_variance(x, 0) + 1) / (mean(x) + 1) ** 2
 
 
 def _once_around(x: jax.Array, K: int) -> dist.Distribution:
@@ -262,8 +263,8 @@ def _once_around(x: jax.Array, K: int) -> dist.Distribution:
     waves = np.arange(1, HARMONICS + 1)[:, None]
     angles = np.linspace(-np.pi, np.pi, GRID, endpoint=False)
     columns = x.reshape(len(x), -1)
-    cosine = jnp.stack([jnp.cos(m * columns).mean(0) for m in range(1, HARMONICS + 1)])
-    sine = jnp.stack([jnp.sin(m * columns).mean(0) for m in range(1, HARMONICS + 1)])
+    cosine = jnp.stack([mean(jnp.cos(m * columns)) for m in range(1, HARMONICS + 1)])
+    sine = jnp.stack([mean(jnp.sin(m * columns)) for m in range(1, HARMONICS + 1)])
     density = cosine.T @ np.cos(waves * angles) + sine.T @ np.sin(waves * angles)
     cut = jnp.asarray(angles)[jnp.argmin(density, axis=1)].reshape(x.shape[1:])
     return dist.Uniform(cut, cut + 2 * np.pi)
@@ -271,18 +272,18 @@ def _once_around(x: jax.Array, K: int) -> dist.Distribution:
 
 def event_rate(x: jax.Array, K: int) -> dist.Distribution:
     """Gamma(2, 2 / s), s the mean count of the row in which a random event falls."""
-    return dist.Gamma(2.0, 2.0 * (jnp.sum(x, 0) + 1) / (jnp.sum(x**2, 0) + 1))
+    return dist.Gamma(2.0, 2.0 * (total(x) + 1) / (total(x**2) + 1))
 
 
 def _success(x: jax.Array, K: int) -> dist.Distribution:
-    share = (len(x) + 0.5) / (len(x) + x.sum(0) + 1)
+    share = (size(x) + 0.5) / (size(x) + total(x) + 1)
     return dist.Beta(1 + share, 2 - share)
 
 
 FORMS = {
     "log_normal": Form(
         {
-            "loc": lambda x, K: dist.Normal(jnp.log(x).mean(0), REACH * jnp.sqrt(_log_variance(x))),
+            "loc": lambda x, K: dist.Normal(mean(jnp.log(x)), REACH * jnp.sqrt(_log_variance(x))),
             "var": lambda x, K: dist.InverseGamma(1.5, share(x, K) * _log_variance(x) / 2),
         },
         lambda loc, var: dist.LogNormal(loc, jnp.sqrt(var)),
@@ -306,7 +307,7 @@ FORMS = {
     ),
     "beta": Form(
         {
-            "mean": lambda x, K: dist.Beta(1 + x.mean(0), 2 - x.mean(0)),
+            "mean": lambda x, K: dist.Beta(1 + mean(x), 2 - mean(x)),
             "concentration": _narrowness(_part_of_binary_variance),
         },
         dist.BetaProportion,

@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesmix.models.inputs import by_column, cluster_count, rows
+from bayesmix.models.summaries import MISSING, size, total
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 
@@ -58,14 +59,14 @@ def _poisson(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Poissons; weights ~ Dirichlet(2, ...), rate ~ Gamma(2, 2 / s)."""
         x = rows(x)
-        scale = (jnp.sum(x**2, 0) + 1) / (jnp.sum(x, 0) + 1)
+        scale = (total(x**2) + 1) / (total(x) + 1)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
         with numpyro.plate("cluster", K):
             rate = numpyro.sample("rate", by_column(dist.Gamma(2.0, 2.0 / scale), x))
         with numpyro.plate("obs_id", len(x)):
             components = by_column(dist.Poisson(rate), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = "poisson"
     return program
@@ -76,14 +77,14 @@ def _bernoulli(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Bernoullis; weights ~ Dirichlet(2, ...), probs ~ Beta(1 + m, 2 - m)."""
         x = rows(x)
-        share = (jnp.sum(x, 0) + 0.5) / (len(x) + 1)
+        share = (total(x) + 0.5) / (size(x) + 1)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
         with numpyro.plate("cluster", K):
             probs = numpyro.sample("probs", by_column(dist.Beta(1 + share, 2 - share), x))
         with numpyro.plate("obs_id", len(x)):
             components = by_column(dist.Bernoulli(probs=probs), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = "bernoulli"
     return program

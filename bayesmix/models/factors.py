@@ -18,7 +18,8 @@ from numpyro.distributions import constraints
 from bayesmix.factors import Lower, LowerNormal
 from bayesmix.models.forms import FORMS, Program
 from bayesmix.models.inputs import rows
-from bayesmix.models.moments import CONCENTRATION, columns, improper, share, variance
+from bayesmix.models.moments import CONCENTRATION, columns, improper, share
+from bayesmix.models.summaries import MISSING, variance
 
 
 def factor_count(factors: object) -> int:
@@ -56,7 +57,8 @@ def factored(K: int, factors: int, prior: str) -> Program:
         with numpyro.plate("obs_id", len(x)):
             mixing = dist.Categorical(probs=weights)
             components = dist.LowRankMultivariateNormal(loc, loadings, noise)
-            numpyro.sample("x", dist.MixtureSameFamily(mixing, components), obs=x)
+            mixture = dist.MixtureSameFamily(mixing, components)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = f"gaussian_factor{factors}_{prior}"
     program.__doc__ = _TEXT[prior].format(K=K, q=factors, prior=prior)

@@ -27,8 +27,8 @@ from bayesmix.models.moments import (
     improper,
     mclust_covariance,
     share,
-    variance,
 )
+from bayesmix.models.summaries import MISSING, mean, variance
 
 Program = Callable[..., None]
 TIED = ("tied", "EEI", "EII")  # one spread for all clusters
@@ -63,7 +63,7 @@ def formed(K: int, covariance: str, prior: str) -> Program:
         with numpyro.plate("obs_id", len(x)):
             mixing = dist.Categorical(probs=weights)
             mixture = dist.MixtureSameFamily(mixing, form.component(loc, scatter))
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = f"gaussian_{covariance}_{prior}"
     program.__doc__ = _describe(K, covariance, prior)
@@ -84,11 +84,11 @@ _MATRIX = Form(
     },
     loc={
         "default": lambda x, cov: dist.MultivariateNormal(
-            x.mean(0), covariance_matrix=REACH**2 * damped_covariance(x)
+            mean(x), covariance_matrix=REACH**2 * damped_covariance(x)
         ),
         "flat": flat_loc,
         "mclust": lambda x, cov: dist.MultivariateNormal(
-            x.mean(0), covariance_matrix=cov / SHRINKAGE
+            mean(x), covariance_matrix=cov / SHRINKAGE
         ),
     },
 )
@@ -106,9 +106,9 @@ _DIAG = Form(
         ),
     },
     loc={
-        "default": lambda x, var: dist.Normal(x.mean(0), REACH * jnp.sqrt(variance(x))).to_event(1),
+        "default": lambda x, var: dist.Normal(mean(x), REACH * jnp.sqrt(variance(x))).to_event(1),
         "flat": flat_loc,
-        "mclust": lambda x, var: dist.Normal(x.mean(0), jnp.sqrt(var / SHRINKAGE)).to_event(1),
+        "mclust": lambda x, var: dist.Normal(mean(x), jnp.sqrt(var / SHRINKAGE)).to_event(1),
     },
 )
 
@@ -124,11 +124,11 @@ _SPHERICAL = Form(
     },
     loc={
         "default": lambda x, var: dist.Normal(
-            x.mean(0), REACH * jnp.sqrt(variance(x).mean())
+            mean(x), REACH * jnp.sqrt(variance(x).mean())
         ).to_event(1),
         "flat": flat_loc,
         "mclust": lambda x, var: dist.Normal(
-            x.mean(0), jnp.sqrt(var / SHRINKAGE)[..., None]
+            mean(x), jnp.sqrt(var / SHRINKAGE)[..., None]
         ).to_event(1),
     },
 )
@@ -142,9 +142,9 @@ _UNIVARIATE = Form(
         "mclust": lambda x, K: dist.InverseGamma(1.5, share(x, K) * variance(x) / 2),
     },
     loc={
-        "default": lambda x, var: dist.Normal(x.mean(0), REACH * jnp.sqrt(variance(x))),
+        "default": lambda x, var: dist.Normal(mean(x), REACH * jnp.sqrt(variance(x))),
         "flat": flat_loc,
-        "mclust": lambda x, var: dist.Normal(x.mean(0), jnp.sqrt(var / SHRINKAGE)),
+        "mclust": lambda x, var: dist.Normal(mean(x), jnp.sqrt(var / SHRINKAGE)),
     },
 )
 

@@ -14,11 +14,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from bayesmix.models.categories import categories_prior
+from bayesmix.models.categories import categories_prior, whole
 from bayesmix.models.columns import FORMS as COLUMNS
 from bayesmix.models.columns import Form
 from bayesmix.models.forms import FORMS
 from bayesmix.models.inputs import cluster_count, one_of
+from bayesmix.models.summaries import MISSING, mean, size, total
 
 CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights
 PRIORS = ("default", "flat")
@@ -54,8 +55,9 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
     and categories are numbered in sorted order (a pandas Categorical keeps its own), and new data
     are numbered in the same way. `weights` (K,) ~ Dirichlet(2, ...).
 
-    Raises ValueError naming the column: missing, not a number, a missing value, a third value in a
-    "bernoulli" column, a category that the fit has not seen.
+    Missing values (NaN, None, NA) are integrated out. Raises ValueError naming the column: not
+    there, not a number, without any value, a third value in a "bernoulli" column, a category that
+    the fit has not seen.
 
     The same arguments give the same program object, so that nothing compiles twice.
     """
@@ -99,7 +101,8 @@ def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
             )
             for names, kind in blocks:
                 own = (value[z] for value in parameters[names])
-                numpyro.sample("_".join(names), KINDS[kind].component(*own), obs=data[names])
+                component = KINDS[kind].component(*own)
+                numpyro.sample("_".join(names), component, obs=data[names], infer=MISSING)
 
     def prepare(table: Any, levels: Mapping[str, Any] | None = None) -> Any:
         """The program's arguments: the columns as numbers, and the categories they stand for."""
@@ -135,13 +138,13 @@ def _gaussian_sites(form: str) -> Callable[..., tuple[jax.Array, ...]]:
 def _count_sites(
     name: str, x: jax.Array, K: int, prior: str, levels: None
 ) -> tuple[jax.Array, ...]:
-    scale = (jnp.sum(x**2) + 1) / (jnp.sum(x) + 1)
+    scale = (total(x**2) + 1) / (total(x) + 1)
     own = dist.Gamma(2.0, 2.0 / scale) if prior == "default" else _positive()
     return (numpyro.sample(f"{name}_rate", own),)
 
 
 def _time_sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
-    own = dist.Gamma(2.0, 2.0 * x.mean()) if prior == "default" else _positive()
+    own = dist.Gamma(2.0, 2.0 * mean(x)) if prior == "default" else _positive()
     return (numpyro.sample(f"{name}_rate", own),)
 
 
@@ -152,7 +155,7 @@ def _positive() -> dist.Distribution:
 def _answer_sites(
     name: str, x: jax.Array, K: int, prior: str, levels: Any
 ) -> tuple[jax.Array, ...]:
-    share = (jnp.sum(x) + 0.5) / (len(x) + 1)
+    share = (total(x) + 0.5) / (size(x) + 1)
     own = dist.Beta(1 + share, 2 - share) if prior == "default" else dist.Uniform(0.0, 1.0)
     return (numpyro.sample(f"{name}_probs", own),)
 
@@ -188,7 +191,9 @@ CHOICES = tuple(KINDS)
 
 def _values(table: Mapping[str, Any], names: tuple[str, ...], kind: str) -> jax.Array:
     """The columns of one block: (N,), or (N, D) for a Gaussian block."""
-    columns = [jnp.asarray(table[n], int if kind == "categorical" else float) for n in names]
+    if kind == "categorical":
+        return whole(jnp.asarray(table[names[0]]))
+    columns = [jnp.asarray(table[n], float) for n in names]
     return columns[0] if kind != "gaussian" else jnp.stack(columns, -1)
 
 
@@ -222,19 +227,26 @@ def _column(table: Any, name: str) -> np.ndarray:
             f"the data have no column {name!r}; they have {', '.join(map(repr, known)) or 'none'}"
         ) from None
     values = np.asarray(column)
-    missing = np.array([value is None or value != value for value in values.ravel()], bool)
-    if missing.any():
-        raise ValueError(
-            f"column {name!r} has a missing value at row {int(missing.argmax())} "
-            f"({int(missing.sum())} of {len(missing)} rows): remove the row or fill it in"
-        )
+    if values.dtype.kind == "O":
+        values = values.copy()
+        values[_gone(values)] = np.nan  # None, pandas' NA
+    if values.size and _gone(values).all():
+        raise ValueError(f"column {name!r} has no value at all: leave it out")
     return values
+
+
+def _gone(values: np.ndarray) -> np.ndarray:
+    """Which values are missing."""
+    import pandas as pd
+
+    return np.asarray(pd.isna(values))
 
 
 def _categories(table: Any, name: str, values: np.ndarray) -> tuple[Any, ...]:
     """The categories of a column in their order: a pandas Categorical's own, or sorted."""
     own = getattr(getattr(table[name], "dtype", None), "categories", None)
-    found = list(own) if own is not None else sorted(set(values.tolist()), key=_by_kind)
+    seen = set(values[~_gone(values)].tolist())
+    found = list(own) if own is not None else sorted(seen, key=_by_kind)
     return tuple(value.item() if isinstance(value, np.generic) else value for value in found)
 
 
@@ -244,13 +256,16 @@ def _by_kind(value: Any) -> tuple[str, Any]:
 
 def _coded(name: str, values: np.ndarray, categories: tuple[Any, ...]) -> np.ndarray:
     code = {value: number for number, value in enumerate(categories)}
-    unknown = [row for row, value in enumerate(values.tolist()) if value not in code]
+    gone = _gone(values)
+    unknown = [n for n, value in enumerate(values.tolist()) if value not in code and not gone[n]]
     if unknown:
         raise ValueError(
             f"column {name!r} has {values[unknown[0]]!r} at row {unknown[0]}, which is none of the "
             f"categories of the fit ({', '.join(map(repr, categories[:6]))})"
         )
-    return np.array([code[value] for value in values.tolist()])
+    if not gone.any():
+        return np.array([code[value] for value in values.tolist()])
+    return np.array([code.get(value, np.nan) for value in values.tolist()], float)
 
 
 def _checked(name: str, values: np.ndarray) -> np.ndarray:

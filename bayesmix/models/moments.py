@@ -9,21 +9,14 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from bayesmix.missing import may_have_holes
+from bayesmix.models.summaries import correlation, covariance, median, variance
+
 CONCENTRATION = {"default": 2.0, "flat": 1.0, "mclust": 1.0}  # of the Dirichlet on the weights
 REACH = 3.0  # default: locations lie within about three standard deviations of the data's mean
 SHRUNK = 0.1  # default: share of the prior matrix that knows no correlation; keeps it definite
 CLIP = 3.0  # robust standard deviations at which the bulk of the data ends
 SHRINKAGE = 0.01  # mclust: rows that the prior on a location counts for
-
-
-def covariance(x: jax.Array) -> jax.Array:
-    """Sample covariance (D, D), divisor N - 1."""
-    return jnp.cov(x, rowvar=False).reshape(x.shape[1], x.shape[1])
-
-
-def variance(x: jax.Array) -> jax.Array:
-    """Sample variance of each column, (D,) or () for x of shape (N,); divisor N - 1."""
-    return jnp.var(x, axis=0, ddof=1)
 
 
 def share(x: jax.Array, K: int) -> float:
@@ -57,16 +50,26 @@ def bulk(x: jax.Array) -> jax.Array:
     Robust: 1.4826 times the median absolute deviation; where more than half of a column is one
     value, its standard deviation.
     """
-    away = x - jnp.median(x, 0)
-    robust = 1.4826 * jnp.median(jnp.abs(away), 0)
+    away = x - median(x)
+    robust = 1.4826 * median(jnp.abs(away))
     limit = CLIP * jnp.where(robust > 0, robust, jnp.sqrt(variance(x)))
     return jnp.clip(away, -limit, limit)
 
 
 def mclust_covariance(x: jax.Array) -> jax.Array:
-    """Sample covariance; only its diagonal where there are no more rows than columns."""
+    """Sample covariance; only its diagonal where there are no more rows than columns.
+
+    With missing cells, the diagonal also where the correlations of available pairs make no positive
+    definite matrix.
+    """
     N, D = x.shape
-    return covariance(x) if N > D else jnp.diag(variance(x))
+    diagonal = jnp.diag(variance(x))
+    if N <= D:
+        return diagonal
+    if not may_have_holes(x):
+        return covariance(x)
+    lowest = jnp.linalg.eigvalsh(correlation(x))[0]
+    return jnp.where(lowest > D * jnp.finfo(x.dtype).eps, covariance(x), diagonal)
 
 
 def improper(support: constraints.Constraint, *event: int) -> dist.Distribution:

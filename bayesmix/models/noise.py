@@ -17,6 +17,7 @@ from numpyro.distributions import constraints
 from bayesmix.models.forms import FORMS
 from bayesmix.models.inputs import cluster_count, one_of, rows
 from bayesmix.models.moments import CONCENTRATION, bulk
+from bayesmix.models.summaries import MISSING
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 PRIORS = ("default", "flat")
@@ -90,7 +91,7 @@ def _gaussian_noise(
         support = constraints.real_vector if x.ndim == 2 else constraints.real
         with numpyro.plate("obs_id", len(x)):
             mixture = dist.MixtureGeneral(mixing, [*own, box], support=support)
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = f"gaussian_noise_{covariance}_{prior}"
     return program

@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesmix.models.inputs import by_column, cluster_count, rows
-from bayesmix.models.moments import CONCENTRATION, REACH, share, variance
+from bayesmix.models.moments import CONCENTRATION, REACH, share
+from bayesmix.models.summaries import MISSING, mean, variance
 from bayesmix.skew_normal import SkewNormal
 
 Program = Callable[..., None]
@@ -39,7 +40,7 @@ def _skew_normal(K: int) -> Program:
         v = variance(x)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION["default"])))
         with numpyro.plate("cluster", K):
-            loc = numpyro.sample("loc", by_column(dist.Normal(x.mean(0), REACH * jnp.sqrt(v)), x))
+            loc = numpyro.sample("loc", by_column(dist.Normal(mean(x), REACH * jnp.sqrt(v)), x))
             spread = by_column(dist.InverseGamma(1.5, share(x, K) * v / 2), x)
             squared = numpyro.sample("squared_scale", spread)
             own = by_column(dist.Normal(jnp.zeros_like(v), 3.0), x)
@@ -47,7 +48,7 @@ def _skew_normal(K: int) -> Program:
         with numpyro.plate("obs_id", len(x)):
             components = by_column(SkewNormal(loc, jnp.sqrt(squared), alpha), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = "skew_normal"
     return program

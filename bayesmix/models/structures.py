@@ -19,7 +19,8 @@ from numpyro.distributions import constraints
 from bayesmix.ellipsoid import AlignedNormal, EllipsoidalNormal, HaarRotation
 from bayesmix.models.forms import FORMS, Program, formed
 from bayesmix.models.inputs import rows
-from bayesmix.models.moments import CONCENTRATION, damped_volume, improper, share, variance
+from bayesmix.models.moments import CONCENTRATION, damped_volume, improper, share
+from bayesmix.models.summaries import MISSING, variance
 
 STRUCTURES = ("VEI", "EVI", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV")
 
@@ -56,7 +57,8 @@ def ellipsoidal(K: int, structure: str, prior: str) -> Program:
             components = EllipsoidalNormal(loc, volume, shape, orientation)
         with numpyro.plate("obs_id", len(x)):
             mixing = dist.Categorical(probs=weights)
-            numpyro.sample("x", dist.MixtureSameFamily(mixing, components), obs=x)
+            mixture = dist.MixtureSameFamily(mixing, components)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = f"gaussian_{structure}_{prior}"
     program.__doc__ = _describe(K, structure, prior)

@@ -25,8 +25,8 @@ from bayesmix.models.moments import (
     flat_loc,
     improper,
     share,
-    variance,
 )
+from bayesmix.models.summaries import MISSING, median, variance
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 PRIORS = ("default", "flat")
@@ -110,7 +110,7 @@ def _student_t(K: int, covariance: str, df: str | float, prior: str) -> Program:
         with numpyro.plate("obs_id", len(x)):
             mixing = dist.Categorical(probs=weights)
             mixture = dist.MixtureSameFamily(mixing, form.component(tails, loc, scatter))
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = f"student_t_{covariance}_{prior}"
     return program
@@ -119,7 +119,7 @@ def _student_t(K: int, covariance: str, df: str | float, prior: str) -> Program:
 def _loc(x: jax.Array, prior: str) -> dist.Distribution:
     if prior == "flat":
         return flat_loc(x, x)
-    own = dist.Normal(jnp.median(x, 0), REACH * jnp.std(x, 0, ddof=1))
+    own = dist.Normal(median(x), REACH * jnp.sqrt(variance(x)))
     return own.to_event(1) if x.ndim == 2 else own
 
 

@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesmix.models.inputs import by_column, cluster_count, rows
+from bayesmix.models.summaries import MISSING, size, total
 
 CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 
@@ -40,8 +41,8 @@ def _zero_inflated_poisson(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """Zero-inflated Poissons; see bayesmix.models.zero_inflated_poisson."""
         x = rows(x)
-        scale = (jnp.sum(x**2, 0) + 1) / (jnp.sum(x, 0) + 1)
-        share = (jnp.sum(x == 0, 0) + 0.5) / (len(x) + 1)
+        scale = (total(x**2) + 1) / (total(x) + 1)
+        share = (jnp.sum(x == 0, 0) + 0.5) / (size(x) + 1)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
         extra = by_column(dist.Beta(1 + share, 2 - share), x)
         single = x.ndim == 1 or x.shape[1] == 1
@@ -52,7 +53,7 @@ def _zero_inflated_poisson(K: int) -> Program:
         with numpyro.plate("obs_id", len(x)):
             components = by_column(dist.ZeroInflatedPoisson(gate, rate), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = "zero_inflated_poisson"
     return program
