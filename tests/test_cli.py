@@ -16,6 +16,7 @@ import pytest
 import bayesmix as bm
 from bayesmix.cli import folder, job, main
 from bayesmix.cli.table import Refusal
+from bayesmix.models import continuous
 
 ROOT = Path(__file__).resolve().parents[1]
 FIT = ["--clusters", "2", "--chains", "2", "--draws", "60"]
@@ -71,12 +72,8 @@ MISTAKES = {
     ),
     "column twice": (GOOD, [*FIT, "--columns", "a,a"], 'names "a" twice'),
     "no column": (GOOD, [*FIT, "--columns", ""], "names no column"),
-    "missing values": (
-        csv(a=[1, 2, None, 4], b=[None, 1, 2, None]),
-        FIT,
-        '3 missing values (first: column "b", row 1)',
-    ),
-    "all missing": (csv(a=[1, 2, 3, 4], b=[None] * 4), FIT, '4 missing values (first: column "b"'),
+    "all missing": (csv(a=[1, 2, 3, 4], b=[None] * 4), FIT, 'column "b" has no value in any row'),
+    "empty rows": (csv(a=[1, 2, None, 4], b=[1, 3, None, None]), FIT, "3 rows cannot show 2 clu"),
     "infinite": (csv(a=[1, np.inf, 3, 4], b=[1, 2, 4, 9]), FIT, 'column "a" is infinite in row 2'),
     "constant": (csv(a=[1, 2, 3, 4], b=[5] * 4), FIT, 'column "b" is constant (5 in every row)'),
     "all zero": (csv(a=[0] * 6), FIT, 'column "a" is constant (0 in every row)'),
@@ -267,6 +264,25 @@ def test_what_is_written_can_be_read(run):
     assert page.startswith("<!doctype html>")
     assert page.count("data:image/png;base64,") == len(FIGURES)
     assert "http" not in page.replace("data:image", "")
+
+
+def test_empty_cells_are_counted_and_integrated_out(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)) + 4.0 * (np.arange(40) % 2)[:, None]
+    x[3, 0] = x[7, 1] = x[7, 2] = np.nan
+    pd.DataFrame(x, columns=["a", "b", "c"]).to_csv(tmp_path / "gaps.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "gaps.csv", *FIT, "--covariance", "VVI"]) == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines()[1] == "3 missing cells in 2 rows are integrated out"
+    assert "EM against NUTS: 40 observations" in out
+    assert {entry.stem for entry in (tmp_path / "gaps-fit" / "figures").iterdir()} == FIGURES
+
+
+def test_covariances_are_those_of_the_models():
+    """Written out here so that --help need not load the engines; "factor" takes a number more."""
+    of_models = set(continuous.COVARIANCES) - {"factor", "V", "E"}
+    assert set(job.COVARIANCES) == of_models
 
 
 def test_matplotlib_draws_as_before(run):

@@ -6,12 +6,14 @@ here are outside results, the statistics of the E-step, and what a user meets.
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import oracles
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from numpyro.distributions import constraints
 from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
@@ -490,6 +492,32 @@ def test_imputes_counts_and_categories():
     assert (filled[:, 3:][~seen[:, 3:]] == shares.argmax(-1)[~seen[:, 3:]]).all()
     drawn = bm.impute(em, jax.random.key(1), draws=50).to_numpy()
     assert (drawn[..., 2:] == np.floor(drawn[..., 2:])).all()
+
+
+# ------------------------------------------------------------------------------------------ plots
+
+
+def test_plots_show_complete_rows_and_count_the_others():
+    plt.switch_backend("Agg")
+    gone = int(np.isnan(X_GAPS).any(1).sum())
+    em = fitted(bm.models.gaussian(2), X_GAPS)
+    (ax,) = bm.plots.clusters(em).axes
+    assert f"{gone} rows with missing values not shown" in str(words_on(ax))
+    one = fitted(bm.models.gaussian(2), X_GAPS[:, 0])
+    (ax,) = bm.plots.density(one).axes
+    assert f"{np.isnan(X_GAPS[:, 0]).sum()} rows with missing" in str(words_on(ax))
+    labels = np.tile(em.responsibilities.argmax(1), (1, 4, 1))
+    (ax,) = bm.plots.uncertainty(labels, labels[0, 0], data=np.c_[X_GAPS, X_GAPS[:, 0]]).axes
+    assert f"columns; {gone} rows with missing" in str(words_on(ax))
+    drawn = np.ma.filled(ax.collections[0].get_offsets(), np.nan)
+    assert np.isfinite(drawn).all(1).sum() == len(X_GAPS) - gone
+    empty = np.where(np.eye(2)[np.arange(len(X_GAPS)) % 2] > 0, np.nan, 1.0)
+    with pytest.raises(ValueError, match="every row has a missing value in"):
+        bm.plots.uncertainty(labels, labels[0, 0], data=empty)
+
+
+def words_on(ax):
+    return [text.get_text() for text in ax.findobj(Text)]
 
 
 # ------------------------------------------------------------------------------- what is refused

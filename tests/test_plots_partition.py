@@ -416,8 +416,8 @@ REFUSED = {
         "'species' is no number",
     ),
     "a hole": (
-        lambda: plots.uncertainty(labels(), TRUTH, data=pd.Series([np.nan, *range(89)], name="x")),
-        "'x' has no finite value in row 0",
+        lambda: plots.uncertainty(labels(), TRUTH, data=pd.Series([np.inf, *range(89)], name="x")),
+        "'x' is infinite in row 0",
     ),
     "an unknown column": (
         lambda: plots.credible_ball(ball(), tree(), columns=["petals"]),

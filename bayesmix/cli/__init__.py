@@ -109,7 +109,10 @@ def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--clusters", type=_positive, metavar="K", help="number of clusters")
     fit.add_argument("--columns", metavar="A,B", help="columns to use (default: all)")
     fit.add_argument("--model", choices=MODELS, help="what a cluster looks like (gaussian)")
-    fit.add_argument("--covariance", choices=COVARIANCES, help="of gaussian clusters (full)")
+    fit.add_argument(
+        "--covariance", choices=COVARIANCES, metavar="NAME",
+        help="of gaussian clusters: full, tied, diag, spherical, or mclust's VEV, EII, … (full)",
+    )  # fmt: skip
     fit.add_argument("--out", metavar="DIR", help="where to write (default: NAME-fit)")
     fit.add_argument("--force", action="store_true", help="replace an earlier result in DIR")
     fit.add_argument("--seed", type=_natural, default=0, metavar="N", help="random seed (0)")

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bayesmix.cli.folder import check_target, list_written, whole_directory, write
-from bayesmix.cli.table import Refusal, check_values, choose, numbers, plural, read_table
+from bayesmix.cli.table import Refusal, check_values, choose, gaps, numbers, plural, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COVARIANCES = ("full", "tied", "diag", "spherical")
+COVARIANCES = (  # our names, then mclust's
+    "full", "tied", "diag", "spherical", "EII", "EEI", "VEI", "EVI", "VEE", "EVE", "VVE", "EEV",
+    "VEV", "EVV", "VVV", "EEE", "VVI", "VII"
+)  # fmt: skip
 MODELS = ("gaussian", "poisson", "bernoulli")
 
 
@@ -54,6 +57,8 @@ def fit(options: argparse.Namespace) -> None:
     check_target(target, options.force)
     with whole_directory(target, options.force) as folder:
         say(f"reading {task.source} … {len(task.table)} rows, {_columns(task.table)}")
+        if missing := gaps(task.table):
+            say(missing)
         em, nuts, card = _engines(task, options)
         write(folder, task, options, em, nuts, card)
     print(f"\n{card}")

@@ -111,23 +111,32 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: column.astype("float64") for name, column in numbers.items()})
 
 
+def gaps(table: pd.DataFrame) -> str:
+    """How many cells are missing, in how many rows; "" if none are."""
+    missing = table.isna().to_numpy()
+    if not missing.any():
+        return ""
+    cells, rows = int(missing.sum()), int(missing.any(1).sum())
+    return (
+        f"{plural(cells, 'missing cell')} in {plural(rows, 'row')} "
+        f"{'is' if cells == 1 else 'are'} integrated out"
+    )
+
+
 def check_values(table: pd.DataFrame, model: str, K: int) -> None:
     """Refuses what the model cannot take, naming column and row."""
     values = table.to_numpy()
     if len(table) == 0:
         raise Refusal("the table has a header line but no rows")
-    if np.isnan(values).any():
-        row, column = _first(np.isnan(values), table)
-        raise Refusal(
-            f'{plural(int(np.isnan(values).sum()), "missing value")} (first: column "{column}", '
-            f"row {row}): remove those rows, or choose other columns with --columns"
-        )
+    for name in table.columns[np.isnan(values).all(0)]:
+        raise Refusal(f'column "{name}" has no value in any row: leave it out with --columns')
     if np.isinf(values).any():
         row, column = _first(np.isinf(values), table)
         raise Refusal(f'column "{column}" is infinite in row {row}: it needs finite numbers')
-    if len(table) < 2 * K:
+    rows = int((~np.isnan(values)).any(1).sum())
+    if rows < 2 * K:
         raise Refusal(
-            f"{plural(len(table), 'row')} cannot show {plural(K, 'cluster')}: at least "
+            f"{plural(rows, 'row')} cannot show {plural(K, 'cluster')}: at least "
             f"{2 * K} are needed, two per cluster"
         )
     {"gaussian": _check_spread, "poisson": _check_counts, "bernoulli": _check_bits}[model](table)
@@ -141,7 +150,7 @@ def _first(bad: np.ndarray, table: pd.DataFrame) -> tuple[int, str]:
 
 def _check_spread(table: pd.DataFrame) -> None:
     for name, column in table.items():
-        x = column.to_numpy()
+        x = column.dropna().to_numpy()
         if (x == x[0]).all():
             raise Refusal(f'column "{name}" is constant ({x[0]:g} in every row): leave it out')
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -152,7 +161,7 @@ def _check_spread(table: pd.DataFrame) -> None:
 
 def _check_counts(table: pd.DataFrame) -> None:
     values = table.to_numpy()
-    bad = (values < 0) | (values != np.floor(values))
+    bad = ~np.isnan(values) & ((values < 0) | (values != np.floor(values)))
     if bad.any():
         row, column = _first(bad, table)
         raise Refusal(
@@ -162,7 +171,7 @@ def _check_counts(table: pd.DataFrame) -> None:
 
 
 def _check_bits(table: pd.DataFrame) -> None:
-    bad = ~np.isin(table.to_numpy(), (0.0, 1.0))
+    bad = ~np.isin(table.to_numpy(), (0.0, 1.0)) & table.notna().to_numpy()
     if bad.any():
         row, column = _first(bad, table)
         raise Refusal(

@@ -175,9 +175,11 @@ def _write_names(ax: Axes, points: np.ndarray, stays: np.ndarray, names: list[st
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=2.5, foreground="white")]
-    place = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-12)
+    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    place = (points - low) / np.maximum(high - low, 1e-12)
+    order = np.argsort(stays, kind="stable")
     written: list[int] = []
-    for row in np.argsort(stays, kind="stable")[:NAMED]:
+    for row in order[~np.isnan(points[order]).any(1)][:NAMED]:
         if any((np.abs(place[row] - place[other]) < ROOM).all() for other in written):
             continue
         written.append(row)

@@ -20,7 +20,7 @@ from bayesmix.plots.canvas import (
     put_title,
     styled,
 )
-from bayesmix.plots.plane import position
+from bayesmix.plots.plane import not_shown, position
 from bayesmix.plots.view import PROB, View, band, component_densities, moments_of, view_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def density(result: Any, x: Any = None, *, ax: Axes | None = None) -> Figure:
     if getattr(result, "mixture", None) is None:
         raise ValueError("density needs a result of EM or NUTS: a tree holds no density")
     view = view_of(result)
-    values = _one_column(view)
+    values, gone = _one_column(view)
     discrete = view.family.startswith(DISCRETE)
     grid = _grid(values, discrete) if x is None else np.asarray(x, float).reshape(-1)
     parts = component_densities(view, grid)
@@ -60,7 +60,9 @@ def density(result: Any, x: Any = None, *, ax: Axes | None = None) -> Figure:
         ax.set_ylim(bottom=0)
         ax.margins(x=0.01)
         kind = "probability" if discrete else "density"
-        put_title(ax, f"{view.columns[0]}: the mixture {kind} and its {view.K} parts", _bands(view))
+        put_title(
+            ax, f"{view.columns[0]}: the mixture {kind} and its {view.K} parts", _bands(view) + gone
+        )
         if discrete:
             ax.locator_params(axis="x", integer=True)
         handles, names = ax.get_legend_handles_labels()
@@ -73,12 +75,15 @@ def _bands(view: View) -> str:
     return view.said if view.method == "em" else f"{view.said}: posterior mean and 95 % bands"
 
 
-def _one_column(view: View) -> np.ndarray:
+def _one_column(view: View) -> tuple[np.ndarray, str]:
+    """The observed values, and in words how many rows have none."""
     if view.data.ndim > 1 and view.data.shape[1] != 1:
         raise ValueError(
             f"density draws one column and the data have {view.data.shape[1]}: use plots.clusters"
         )
-    return view.data.reshape(-1).astype(float)
+    values = view.data.reshape(-1, 1).astype(float)
+    gone = not_shown(values)
+    return values[~np.isnan(values)], f"; {gone}" if gone else ""
 
 
 def _grid(values: np.ndarray, discrete: bool) -> np.ndarray:
@@ -154,7 +159,9 @@ def clusters(
             ax = panel(ax, 7.2, 5.4)
             _draw_pair(ax, view, moments, chosen[0], chosen[1])
             cluster_legend(ax, view, moments)
-            put_title(ax, _clusters_title(view), _clusters_subtitle(view, moments))
+            gone = not_shown(view.data[:, chosen].astype(float))
+            subtitle = _clusters_subtitle(view, moments) + (f"; {gone}" if gone else "")
+            put_title(ax, _clusters_title(view), subtitle)
             return figure_of(ax)
         if ax is not None:
             raise ValueError(f"ax= holds one panel: name two columns, not {len(chosen)}")
@@ -274,7 +281,9 @@ def _pairs(view: View, moments: Any, chosen: Sequence[int]) -> Figure:
             ax.label_outer(remove_inner_ticks=False)
     axes[0, 0].set_ylabel("")
     dropped = view.data.shape[1] - n
-    more = f"\nfirst {n} of {view.data.shape[1]} columns" if dropped and n == 5 else ""
+    gone = int(np.isnan(view.data[:, chosen].astype(float)).any(1).sum())
+    more = f"\n{gone} rows with missing values stand\nonly where both are known" if gone else ""
+    more += f"\nfirst {n} of {view.data.shape[1]} columns" if dropped and n == 5 else ""
     subtitle = _clusters_subtitle(view, moments).replace(": ", ":\n").replace(" and ", "\nand ")
     cluster_legend(
         axes[0, -1],
@@ -291,11 +300,12 @@ def _pairs(view: View, moments: Any, chosen: Sequence[int]) -> Figure:
 
 
 def _draw_marginal(ax: Axes, view: View, i: int) -> None:
-    values = view.data[:, i]
+    seen = ~np.isnan(view.data[:, i].astype(float))
+    values, resp = view.data[seen, i], view.mean_resp[seen]
     edges = np.histogram_bin_edges(values, bins=int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40)))
     bottom = np.zeros(len(edges) - 1)
     for k, colour in enumerate(colours(view.K)):
-        height, _ = np.histogram(values, edges, weights=view.mean_resp[:, k])
+        height, _ = np.histogram(values, edges, weights=resp[:, k])
         ax.bar(edges[:-1], height, np.diff(edges), bottom, align="edge", color=colour, lw=0)
         bottom += height
     ax.set_yticks([])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesmix.diagnose.words import count
 from bayesmix.plots.canvas import INK, MUTED, PALE
 from bayesmix.plots.view import observed_in
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 class Plane:
     """Where each observation is drawn.
 
-    points : (N, 1) or (N, 2). axes : names of these coordinates. said : how they came about, for a
-    subtitle ("" for plain columns).
+    points : (N, 1) or (N, 2), NaN where a value is missing: not drawn. axes : names of these
+    coordinates. said : how they came about and how many are not drawn, for a subtitle ("" for
+    plain columns).
     """
 
     points: np.ndarray
@@ -44,7 +46,7 @@ def plane_of(data: Any, N: int, columns: Sequence[str | int] | None = None) -> P
     """
     values, names = _numbers(data, N, columns)
     if values.shape[1] <= 2:
-        return Plane(values, names, "")
+        return Plane(values, names, not_shown(values))
     if columns is not None:
         raise ValueError(f"a panel has one or two columns and columns= names {len(columns)}")
     return _components(values)
@@ -62,7 +64,18 @@ def _numbers(
         values, names = values[:, at], tuple(names[i] for i in at)
     if not values.shape[1]:
         raise ValueError("there is no column to draw: name one or two with columns=")
-    return np.column_stack([_number(x, n) for x, n in zip(values.T, names, strict=True)]), names
+    found = np.column_stack([_number(x, n) for x, n in zip(values.T, names, strict=True)])
+    if len(found) and np.isnan(found).any(1).all():
+        raise ValueError(
+            f"every row has a missing value in {', '.join(names)}: name other columns with columns="
+        )
+    return found, names
+
+
+def not_shown(values: np.ndarray) -> str:
+    """How many rows (N, D) are not drawn because a value is missing, in words; "" for none."""
+    rows = int(np.isnan(values).any(1).sum())
+    return f"{count(rows, 'row')} with missing values not shown" if rows else ""
 
 
 def position(column: str | int, names: Sequence[str]) -> int:
@@ -83,15 +96,17 @@ def _number(values: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(
             f"column {name!r} is no number ({values[0]!r}, ...): name numeric ones with columns="
         ) from None
-    if not np.isfinite(numbers).all():
-        row = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise ValueError(f"column {name!r} has no finite value in row {row}: it cannot be drawn")
+    if np.isinf(numbers).any():
+        row = int(np.flatnonzero(np.isinf(numbers))[0])
+        raise ValueError(f"column {name!r} is infinite in row {row}: it cannot be drawn")
     return numbers
 
 
 def _components(values: np.ndarray) -> Plane:
-    """First two principal components of the standardised columns."""
-    centred = values - values.mean(axis=0)
+    """First two principal components of the standardised columns, from the complete rows."""
+    whole = ~np.isnan(values).any(1)
+    points = np.full((len(values), 2), np.nan)
+    centred = values[whole] - values[whole].mean(axis=0)
     scale = centred.std(axis=0)
     if not scale.any():
         raise ValueError("every column of the data is constant: there is nothing to spread them by")
@@ -101,10 +116,13 @@ def _components(values: np.ndarray) -> Plane:
     # a component has no sign of its own: its largest loading points up
     sign = np.sign(right[np.arange(2), np.abs(right[:2]).argmax(axis=1)])
     share = singular**2 / np.square(singular).sum()
+    points[whole] = (left * singular)[:, :2] * sign
+    said = f"principal components of {values.shape[1]} standardised columns"
+    gone = not_shown(values)
     return Plane(
-        (left * singular)[:, :2] * sign,
+        points,
         tuple(f"component {i + 1} ({share[i]:.0%} of variance)" for i in range(2)),
-        f"principal components of {values.shape[1]} standardised columns",
+        f"{said}; {gone}" if gone else said,
     )
 
 
@@ -137,6 +155,8 @@ def draw_groups(
 def _draw_stack(
     ax: Axes, values: np.ndarray, groups: np.ndarray, inks: np.ndarray, ringed: np.ndarray
 ) -> None:
+    seen = ~np.isnan(values)
+    values, groups, ringed = values[seen], groups[seen], ringed[seen]
     edges = np.histogram_bin_edges(values, bins=int(np.clip(3 * np.sqrt(len(values)), 15, 60)))
     bottom = np.zeros(len(edges) - 1)
     for group in np.unique(groups):
