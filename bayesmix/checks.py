@@ -126,7 +126,8 @@ def _check_priors(mixture: "Mixture") -> None:
         if np.isnan(np.asarray(value)).any():
             raise ValueError(
                 f"site {name!r}: its prior's {leaf!r} is NaN, because it is made from data with "
-                "missing values: use jnp.nanmean, jnp.nanvar and the like there"
+                "missing values: use jnp.nanmean, jnp.nanvar and the like there, and leave out "
+                "columns with a single value"
             )
 
 

@@ -169,6 +169,15 @@ def test_mixed_columns_may_have_gaps():
     gaps = int(table.isna().to_numpy().sum())
     assert f"{gaps} missing cells" in em.notes[-1]
     assert em.params["region_probs"].shape == (2, 2)
+    row = pd.DataFrame({"size": [0.5], "visits": [None], "region": [None], "smoker": [None]})
+    with x64():
+        size = dist.Normal(em.params["size_loc"], np.sqrt(em.params["size_var"])).log_prob(0.5)
+    expected = softmax(np.log(em.params["weights"]) + np.asarray(size))
+    np.testing.assert_allclose(em.predict_proba(row)[0], expected, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"'visits'.*no value at all"):
+        fitted(
+            bm.models.mixed({"size": "normal", "visits": "poisson"}, 2), table.assign(visits=None)
+        )
     assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
 
 

@@ -203,8 +203,11 @@ def _numbers(table: Any, blocks: tuple[Block, ...], levels: dict[str, Any]) -> d
     for names, kind in blocks:
         for name in names:
             values = _column(table, name)
-            if kind == "categorical" or (kind == "bernoulli" and values.dtype.kind in "OUST"):
-                own = levels.setdefault(name, _categories(table, name, values))
+            text = values.dtype.kind in "OUST" and not _gone(values).all()
+            if kind == "categorical" or (kind == "bernoulli" and text):
+                if name not in levels:
+                    levels[name] = _categories(table, name, values)
+                own = levels[name]
                 values = _coded(name, values, own)
                 if kind == "bernoulli" and len(own) > 2:
                     raise ValueError(
@@ -230,8 +233,6 @@ def _column(table: Any, name: str) -> np.ndarray:
     if values.dtype.kind == "O":
         values = values.copy()
         values[_gone(values)] = np.nan  # None, pandas' NA
-    if values.size and _gone(values).all():
-        raise ValueError(f"column {name!r} has no value at all: leave it out")
     return values
 
 
@@ -247,6 +248,8 @@ def _categories(table: Any, name: str, values: np.ndarray) -> tuple[Any, ...]:
     own = getattr(getattr(table[name], "dtype", None), "categories", None)
     seen = set(values[~_gone(values)].tolist())
     found = list(own) if own is not None else sorted(seen, key=_by_kind)
+    if not found:
+        raise ValueError(f"column {name!r} has no value at all: leave it out")
     return tuple(value.item() if isinstance(value, np.generic) else value for value in found)
 
 
