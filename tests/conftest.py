@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import json
 import os
 from importlib.metadata import version
@@ -34,6 +35,19 @@ def reference():
         pytest.skip(f"no reference {path} in tests/references or ../shared/references")
 
     return read
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings():
+    """A process does not run out of memory mappings.
+
+    Every compiled function takes three, and Linux allows a process 65530; beyond that XLA crashes.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
