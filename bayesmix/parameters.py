@@ -1,5 +1,6 @@
 """What a NumPyro distribution was given: its parameters, by name, behind its wrappers."""
 
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,6 +29,19 @@ GIVEN = {
     dist.MultinomialLogits: ("total_count",),
 }
 
+# Distributions around another one whose zeros have a rule of their own, and the general class of
+# each.
+GATED = {
+    dist.ZeroInflatedProbs: dist.ZeroInflatedProbs,
+    dist.ZeroInflatedLogits: dist.ZeroInflatedLogits,
+    dist.ZeroInflatedPoisson: dist.ZeroInflatedProbs,
+    dist.HurdleProbs: dist.HurdleProbs,
+    dist.HurdleLogits: dist.HurdleLogits,
+    dist.HurdlePoisson: dist.HurdleProbs,
+    dist.HurdleGamma: dist.HurdleProbs,
+    dist.HurdleLogNormal: dist.HurdleProbs,
+}
+
 WRAPPERS = (
     dist.ExpandedDistribution,
     dist.Independent,
@@ -51,6 +65,31 @@ def peel(fn: Any) -> Any:
     return unwrap(fn)[0]
 
 
+def kind(fn: Any) -> type:
+    """The class of the distribution inside the wrappers.
+
+    Of a zero-inflated or hurdle distribution a class that stands for the pair: ``outer`` and
+    ``inner`` are NumPyro's own two.
+    """
+    base = peel(fn)
+    if type(base) not in GATED:
+        return type(base)
+    return _pair(GATED[type(base)], _public(type(peel(base.base_dist))))
+
+
+def _public(distribution: type) -> type:
+    """NumPyro's own class that a private one of NumPyro differs from in its constraints alone."""
+    private = distribution.__name__.startswith("_")
+    own = private and distribution.__module__.startswith("numpyro.")
+    return distribution.__mro__[1] if own else distribution
+
+
+@cache
+def _pair(outer: type, inner: type) -> type:
+    name = outer.__name__.removesuffix("Probs").removesuffix("Logits") + inner.__name__
+    return type(name, (outer,), {"outer": outer, "inner": inner})
+
+
 def parameters(fn: Any) -> dict[str, Any]:
     """The parameters that a distribution was given, broadcast to (*batch, *event).
 
@@ -70,7 +109,7 @@ def own_parameters(base: Any) -> dict[str, tuple[Any, int]]:
     made = MADE.get(type(base), {})
     for name, constraint in (base.arg_constraints | made).items():
         value = vars(base).get(name)
-        if value is None and (name in made or name in DERIVED.get(type(base), ())):
+        if value is None and (name in made or name in DERIVED.get(_public(type(base)), ())):
             value = getattr(base, name)
         if value is None and isinstance(base, dist.InverseGamma | dist.LogNormal):
             value = vars(base.base_dist).get(name)
@@ -78,6 +117,9 @@ def own_parameters(base: Any) -> dict[str, tuple[Any, int]]:
             found[name] = (jnp.asarray(value, float), _event_dim(constraint, base))
         elif isinstance(value, int):
             found[name] = (jnp.asarray(value, float), 0)
+    if type(base) in GATED:
+        inside = parameters(base.base_dist)
+        found |= {name: (inside[name], 0) for name in inside if name not in found}
     return found
 
 

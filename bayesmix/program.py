@@ -24,7 +24,7 @@ from bayesmix.linear import of_clusters
 from bayesmix.marginal import marginalize
 from bayesmix.missing import declared
 from bayesmix.observed import Found, Part
-from bayesmix.parameters import peel, unwrap
+from bayesmix.parameters import kind, peel, unwrap
 from bayesmix.reader import NEEDS_VALUES, Reading, read, x64
 
 Params = dict[str, Any]
@@ -350,7 +350,7 @@ def _observed(
         value=value,
         given=given,
         event_dim=part.components[0].event_dim,
-        components=tuple(type(peel(component)) for component in part.components),
+        components=tuple(kind(component) for component in part.components),
         supports=tuple(component.support for component in part.components),
         plate=frames[0].name if group is not None else "obs_id",
         group=group,

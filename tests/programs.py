@@ -50,6 +50,7 @@ TIMES = np.concatenate([_rng.exponential(0.4, 20), _rng.exponential(3.0, 16)])
 SKEWED = np.concatenate([_rng.gamma(4.0, 0.3, 18), _rng.gamma(9.0, 0.5, 16)])
 ANGLES = np.concatenate([_rng.vonmises(-1.5, 3.0, 18), _rng.vonmises(1.0, 2.0, 16)])
 ZEROS = np.where(np.arange(36) % 4 == 0, 0, COUNTS)
+BURSTS = np.where(np.arange(34) % 5 == 0, 0.0, SKEWED)
 COVARIATE = np.linspace(-1.5, 1.5, 34)
 RESPONSE = np.where(_rng.random(34) < 0.5, 1.0 + 0.8 * COVARIATE, -1.0 - 0.5 * COVARIATE)
 RESPONSE = RESPONSE + _rng.normal(0.0, 0.4, 34)
@@ -684,6 +685,48 @@ def zero_inflated(x, K=2):
     _observe(weights, dist.ZeroInflatedPoisson(gate, rate), x)
 
 
+def zero_inflated_product(x, K=2):
+    """Columns of negative binomials, the extra zeros by logit."""
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        gate = numpyro.sample("gate", dist.Normal(-1.0, 1.0).expand([D]).to_event(1))
+        size = numpyro.sample("size", dist.LogNormal(1.0, 0.5))
+        logits = numpyro.sample("logits", dist.Normal(0.0, 1.5).expand([D]).to_event(1))
+    counts = dist.NegativeBinomialLogits(size[:, None], logits)
+    _observe(weights, dist.ZeroInflatedDistribution(counts, gate_logits=gate).to_event(1), x)
+
+
+def hurdle_poisson(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        gate = numpyro.sample("gate", dist.Beta(1.5, 3.0))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+    _observe(weights, dist.HurdlePoisson(gate, rate), x)
+
+
+def hurdle_product(x, K=2):
+    """Columns of truncated negative binomials; a share of zeros for each column, not cluster."""
+    D = x.shape[1]
+    weights = _weights(K)
+    gate = numpyro.sample("gate", dist.Uniform(0.0, 1.0).expand([D]).to_event(1))
+    with numpyro.plate("cluster", K):
+        mean = numpyro.sample("mean", dist.Gamma(2.0, 0.5).expand([D]).to_event(1))
+        concentration = numpyro.sample("concentration", dist.LogNormal(1.5, 0.5))
+    parts = dist.HurdleNegativeBinomial2(gate, mean, concentration[:, None])
+    _observe(weights, parts.to_event(1), x)
+
+
+def hurdle_gamma(x, K=2):
+    """Positive numbers, and zeros that no density explains."""
+    weights = _weights(K)
+    gate = numpyro.sample("gate", dist.Beta(1.5, 3.0))
+    with numpyro.plate("cluster", K):
+        shape = numpyro.sample("shape", dist.Gamma(3.0, 0.5))
+        rate = numpyro.sample("rate", dist.Gamma(3.0, 1.0))
+    _observe(weights, dist.HurdleGamma(gate, shape, rate), x)
+
+
 def zeros_and_poisson(x):
     """A point at 0 and a Poisson, as clusters of their own."""
     weights = _weights(2, 2.0)
@@ -1151,6 +1194,26 @@ def _scipy_zero_inflated(p, x):
     return np.log(p["weights"]) + np.logaddexp(counts, extra)
 
 
+def _scipy_zero_inflated_product(p, x):
+    chance = 1.0 / (1.0 + np.exp(p["logits"]))
+    counts = stats.nbinom.logpmf(x[:, None, :], p["size"][:, None], chance)
+    gate = 1.0 / (1.0 + np.exp(-p["gate"]))
+    extra = np.where(x[:, None, :] == 0, np.log(gate), -np.inf)
+    return np.log(p["weights"]) + np.logaddexp(np.log1p(-gate) + counts, extra).sum(-1)
+
+
+def _scipy_hurdle(p, x):
+    counts = stats.poisson.logpmf(x[:, None], p["rate"]) - np.log(-np.expm1(-p["rate"]))
+    passed = np.log1p(-p["gate"]) + counts
+    return np.log(p["weights"]) + np.where(x[:, None] == 0, np.log(p["gate"]), passed)
+
+
+def _scipy_hurdle_gamma(p, x):
+    one = np.where(x == 0, 1.0, x)[:, None]
+    passed = np.log1p(-p["gate"]) + stats.gamma.logpdf(one, p["shape"], scale=1.0 / p["rate"])
+    return np.log(p["weights"]) + np.where(x[:, None] == 0, np.log(p["gate"]), passed)
+
+
 def _scipy_zeros(p, x):
     terms = [np.where(x == 0, 0.0, -np.inf), stats.poisson.logpmf(x, p["rate"])]
     return np.log(p["weights"]) + np.stack(terms, -1)
@@ -1531,6 +1594,17 @@ PROGRAMS = [
          {"weights": C, "loc": A, "scale": A}, terms=_scipy_student_columns),
     _row("zero_inflated", zero_inflated, (ZEROS,), 2, "ZeroInflatedPoisson",
          {"weights": C, "gate": A, "rate": A}, terms=_scipy_zero_inflated),
+    _row("zero_inflated_product", zero_inflated_product, (KINDS,), 2,
+         "ZeroInflatedNegativeBinomial", {"weights": C, "gate": A, "size": A, "logits": A},
+         terms=_scipy_zero_inflated_product),
+    _row("hurdle_poisson", hurdle_poisson, (ZEROS,), 2, "HurdlePoisson",
+         {"weights": C, "gate": C, "rate": A}, terms=_scipy_hurdle),
+    _row("hurdle_product", hurdle_product, (KINDS,), 2, "HurdleNegativeBinomial2",
+         {"weights": C, "gate": C, "mean": A, "concentration": A},
+         axes={"gate": None}),  # JAX's betaln is right to 1e-7 only
+    _row("hurdle_gamma", hurdle_gamma, (BURSTS,), 2, "HurdleGamma",
+         {"weights": C, "gate": C, "shape": A, "rate": A}, axes={"gate": None},
+         terms=_scipy_hurdle_gamma),
     _row("zeros_and_poisson", zeros_and_poisson, (ZEROS,), 2, "", {"weights": C, "rate": A},
          axes={"rate": None}, swap=False, terms=_scipy_zeros),
     _row("skew_components", skew_components, (Y,), 2, "SkewNormal",

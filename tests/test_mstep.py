@@ -81,7 +81,7 @@ STEPPED = [
     "explicit_labelled", "explicit_binomial", "vector_latent_classes",
     "log_normal_product", "gamma_components", "gamma_known_shape", "geometric_beta", "von_mises",
     "von_mises_product", "negative_binomial_logits", "vector_multinomial",
-    "product_missing", "bernoulli_missing",
+    "product_missing", "bernoulli_missing", "hurdle_poisson", "hurdle_product",
 ]  # fmt: skip
 stepped = pytest.mark.parametrize("row", [BY_ID[name] for name in STEPPED], ids=str)
 

@@ -14,8 +14,9 @@ the natural parameters of the rest. An ``isotropic`` family has all columns scal
 whose features depend on the shapes of the parameters (one for each category) has
 ``shaped(shapes)``, which returns the family for them, or None where it does not fit; one whose
 features depend on the range of the data (one for each count) has ``seen(values)``, which returns
-the family for it, or None. A ``robust`` family is centred and scaled by medians, since its rows may
-lie anywhere.
+the family for it, or None. A family around another one (a hurdle) has ``over(inside)``, which
+returns the family around that, or None. A ``robust`` family is centred and scaled by medians, since
+its rows may lie anywhere.
 
 A family of a transformed variable (log x of a log-normal) has ``coordinates(x)``, which makes the
 sweep's columns of the observed ones, (N, D) each, before they are centred; its ``base``, in these
@@ -92,7 +93,11 @@ def find(distribution: type, shapes: dict[str, tuple[int, ...]], values: Any) ->
     ``shapes`` are those of the components' parameters and ``values`` the data, for families that
     depend on them.
     """
-    found = _families.get(distribution)
+    found = _families.get(getattr(distribution, "outer", distribution))
+    over = getattr(found, "over", None)
+    if over is not None:
+        inside = find(getattr(distribution, "inner", object), shapes, values)
+        return None if inside is None else over(inside)
     seen, shaped = getattr(found, "seen", None), getattr(found, "shaped", None)
     if seen is not None:
         return seen(values)
@@ -167,5 +172,5 @@ from bayesmix.families import (  # noqa: E402
     poisson,  # noqa: F401
     student,  # noqa: F401
     von_mises,  # noqa: F401
-    zero_inflated,  # noqa: F401
+    zeros,  # noqa: F401
 )

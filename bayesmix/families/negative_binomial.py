@@ -46,16 +46,16 @@ class NegativeBinomial:
         return NegativeBinomial(size) if size <= MOST else None
 
     def features(self, z: jax.Array) -> jax.Array:
-        """1 and an indicator of every count in every column, (1 + D * size, n)."""
-        indicators = z[:, None, :] == jnp.arange(self.size)[:, None]
+        """1 and an indicator of every count in every column, (1 + size * D, n)."""
+        indicators = z == jnp.arange(self.size)[:, None, None]
         own = indicators.reshape(-1, z.shape[-1]).astype(z.dtype)
         return jnp.concatenate([jnp.ones_like(z[:1]), own])
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         """NumPyro's log probabilities of all counts; an impossible one is kept finite."""
         names = next(names for names in PARAMETRISED if set(names) == set(leaves))
-        own = {name: flat(leaves[name])[..., None] for name in names}
-        table = PARAMETRISED[names](**own).log_prob(jnp.arange(self.size, dtype=float))
+        own = {name: flat(leaves[name])[:, None] for name in names}
+        table = PARAMETRISED[names](**own).log_prob(jnp.arange(self.size, dtype=float)[:, None])
         return flat(jnp.maximum(table, IMPOSSIBLE)), jnp.zeros(len(table), table.dtype)
 
     def base(self, z: jax.Array) -> jax.Array:

@@ -17,8 +17,10 @@ Choosing a model
     Gaussian clusters among rows that lie anywhere in a box and belong to none.
 `poisson(K)`
     Counts: events per row, one column or several.
-`zero_inflated_poisson(K)`
-    Counts with more zeros than the rates explain.
+`zero_inflated_poisson(K)`, `zero_inflated_negative_binomial(K)`
+    Counts with more zeros than the rest explains.
+`hurdle_poisson(K)`, `hurdle_negative_binomial(K)`
+    Counts whose zeros are another matter than the rest: whether somebody goes, and how often.
 `bernoulli(K)`
     Columns of 0 and 1; with several columns, latent class analysis.
 `categorical(K)`
@@ -107,7 +109,12 @@ from bayesmix.models.noise import gaussian_noise
 from bayesmix.models.regression import regression
 from bayesmix.models.skew import skew_normal
 from bayesmix.models.student import student_t
-from bayesmix.models.zeros import zero_inflated_poisson
+from bayesmix.models.zeros import (
+    hurdle_negative_binomial,
+    hurdle_poisson,
+    zero_inflated_negative_binomial,
+    zero_inflated_poisson,
+)
 
 __all__ = [
     "bernoulli",
@@ -119,6 +126,8 @@ __all__ = [
     "gaussian",
     "gaussian_noise",
     "geometric",
+    "hurdle_negative_binomial",
+    "hurdle_poisson",
     "inverse_gamma",
     "log_normal",
     "mixed",
@@ -130,5 +139,6 @@ __all__ = [
     "student_t",
     "von_mises",
     "weibull",
+    "zero_inflated_negative_binomial",
     "zero_inflated_poisson",
 ]

@@ -1,12 +1,79 @@
-"""Closed forms for rates (Poisson, Exponential, Gamma) and probabilities of one outcome."""
+"""Closed forms for rates and for probabilities of one outcome.
+
+A rate is updated by what was seen, events and the exposure in which they came: Q in it is events
+log(rate) - exposure rate. A probability is updated by successes and the trials they were among.
+Families differ in what they count; under a Gamma or a Beta prior, or a flat one, the rest is alike.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bayesmix.families.zeros import HURDLES
 from bayesmix.mstep.reduce import counts, to_site
 from bayesmix.mstep.rules import Context, Target, rule
 
 GAMMAS = ("Gamma", "InverseGamma")
+
+Evidence = Callable[[Target, Context], tuple[jax.Array, jax.Array]]
+Register = Callable[[Evidence], Evidence]
+
+
+def rates(family: str | tuple[str, ...], text: str, **limits: Any) -> Register:
+    """Register the rules for a rate, given a function of (events, exposure) at the site's shape."""
+
+    def register(evidence: Evidence) -> Evidence:
+        @rule(family, "rate", "identity", "Gamma", text=f"Gamma on {text}", by_cell=True, **limits)
+        def under_gamma(target: Target, context: Context) -> jax.Array:
+            """(concentration - 1 + events) / (rate + exposure); 0 where that is negative."""
+            events, exposure = evidence(target, context)
+            prior = context.prior(target.name)
+            top, bottom = prior["concentration"] - 1 + events, prior["rate"] + exposure
+            return _ratio(target, context, top, bottom)
+
+        flat = f"flat prior on {text}"
+
+        @rule(family, "rate", "identity", "ImproperUniform", text=flat, by_cell=True, **limits)
+        def under_flat(target: Target, context: Context) -> jax.Array:
+            """events / exposure."""
+            return _ratio(target, context, *evidence(target, context))
+
+        return evidence
+
+    return register
+
+
+def probabilities(family: str | tuple[str, ...], text: str, leaf: str = "probs") -> Register:
+    """The same for a probability, given a function of (successes, trials)."""
+
+    def register(evidence: Evidence) -> Evidence:
+        @rule(family, leaf, "identity", "Beta", text=f"Beta on {text}", by_cell=True)
+        def under_beta(target: Target, context: Context) -> jax.Array:
+            """(a - 1 + successes) / (a + b - 2 + trials), from 0 to 1."""
+            successes, trials = evidence(target, context)
+            prior = context.prior(target.name)
+            up = jnp.maximum(prior["concentration1"] - 1 + successes, 0)
+            down = jnp.maximum(prior["concentration0"] - 1 + trials - successes, 0)
+            return _ratio(target, context, up, up + down)
+
+        flat = ("UnitUniform", "ImproperUniform")
+
+        @rule(family, leaf, "identity", *flat, text=f"flat prior on {text}", by_cell=True)
+        def under_flat(target: Target, context: Context) -> jax.Array:
+            """successes / trials."""
+            return _ratio(target, context, *evidence(target, context))
+
+        return evidence
+
+    return register
+
+
+def _ratio(target: Target, context: Context, top: jax.Array, bottom: jax.Array) -> jax.Array:
+    """top / bottom, not below 0; the current value where nothing bears on the site."""
+    ratio = jnp.maximum(top, 0) / jnp.where(bottom > 0, bottom, 1)
+    return jnp.where(bottom > 0, ratio, context.params[target.name])
 
 
 def _sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
@@ -16,161 +83,54 @@ def _sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
     return to_site(counts(context, shape), target), to_site(total, target)
 
 
-def _ratio(target: Target, context: Context, top: jax.Array, bottom: jax.Array) -> jax.Array:
-    """top / bottom, not below 0; the current value where nothing bears on the site."""
-    ratio = jnp.maximum(top, 0) / jnp.where(bottom > 0, bottom, 1)
-    return jnp.where(bottom > 0, ratio, context.params[target.name])
-
-
-@rule("Poisson", "rate", "identity", "Gamma", text="Gamma on a Poisson rate", by_cell=True)
-def poisson_rate_under_gamma(target: Target, context: Context) -> jax.Array:
-    """(concentration - 1 + sum) / (rate + count); 0, the boundary, where that is negative."""
+@rates("Poisson", "a Poisson rate")
+def poisson_counts(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """The sum of counts in as many units of exposure as there are rows."""
     count, total = _sums(target, context)
-    prior = context.prior(target.name)
-    return _ratio(target, context, prior["concentration"] - 1 + total, prior["rate"] + count)
+    return total, count
 
 
-@rule("Poisson", "rate", "identity", "ImproperUniform", text="mean (flat prior)", by_cell=True)
-def poisson_rate_under_flat(target: Target, context: Context) -> jax.Array:
-    """sum / count."""
-    count, total = _sums(target, context)
-    return _ratio(target, context, total, count)
+@rates("Exponential", "an Exponential rate")
+def waiting_times(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """One event ends every waiting time."""
+    return _sums(target, context)
 
 
-@rule("Exponential", "rate", "identity", "Gamma", text="Gamma on an Exponential rate", by_cell=True)
-def exponential_rate_under_gamma(target: Target, context: Context) -> jax.Array:
-    """(concentration - 1 + count) / (rate + sum)."""
-    count, total = _sums(target, context)
-    prior = context.prior(target.name)
-    return _ratio(target, context, prior["concentration"] - 1 + count, prior["rate"] + total)
-
-
-@rule(
-    "Exponential", "rate", "identity", "ImproperUniform", text="1 / mean (flat prior)", by_cell=True
-)
-def exponential_rate_under_flat(target: Target, context: Context) -> jax.Array:
-    """count / sum."""
-    count, total = _sums(target, context)
-    return _ratio(target, context, count, total)
-
-
-@rule(
-    GAMMAS,
-    "rate",
-    "identity",
-    "Gamma",
-    known=("concentration",),
-    text="Gamma on the rate",
-    by_cell=True,
-)
-def gamma_rate_under_gamma(target: Target, context: Context) -> jax.Array:
-    """(concentration - 1 + sum of shapes) / (rate + sum of x, of 1 / x for an inverse gamma)."""
-    shapes, total = _shapes_and_sums(target, context)
-    prior = context.prior(target.name)
-    return _ratio(target, context, prior["concentration"] - 1 + shapes, prior["rate"] + total)
-
-
-@rule(
-    GAMMAS,
-    "rate",
-    "identity",
-    "ImproperUniform",
-    known=("concentration",),
-    text="flat prior",
-    by_cell=True,
-)
-def gamma_rate_under_flat(target: Target, context: Context) -> jax.Array:
-    """(sum of shapes) / sum."""
-    shapes, total = _shapes_and_sums(target, context)
-    return _ratio(target, context, shapes, total)
-
-
-def _shapes_and_sums(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
-    """Every observation counts as many exponential ones as its component's shape says."""
+@rates(GAMMAS, "the rate", known=("concentration",))
+def gamma_times(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """A component's shape is how many events end a time; 1 / x is one for an inverse gamma."""
     shape = context.leaves()["concentration"]
     sums = jnp.split(context.statistics.features, 2, axis=1)[1]
-    count = counts(context, shape.shape) * shape
-    return to_site(count, target), to_site(sums.reshape(shape.shape), target)
+    events = counts(context, shape.shape) * shape
+    return to_site(events, target), to_site(sums.reshape(shape.shape), target)
 
 
-@rule("Bernoulli", "probs", "identity", "Beta", text="Beta on a probability", by_cell=True)
-def probability_under_beta(target: Target, context: Context) -> jax.Array:
-    """(a - 1 + successes) / (a + b - 2 + count), at most 1."""
-    return _share_under_beta(target, context, *_sums(target, context))
-
-
-@rule(
-    "Bernoulli",
-    "probs",
-    "identity",
-    "UnitUniform",
-    "ImproperUniform",
-    text="share (flat prior)",
-    by_cell=True,
-)
-def probability_under_flat(target: Target, context: Context) -> jax.Array:
-    """successes / count."""
+@probabilities("Bernoulli", "a probability")
+def ones(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """Every row is one trial."""
     count, total = _sums(target, context)
-    return _ratio(target, context, total, count)
+    return total, count
 
 
-@rule("Binomial", "probs", "identity", "Beta", text="Beta on a Binomial probability", by_cell=True)
-def binomial_probability_under_beta(target: Target, context: Context) -> jax.Array:
-    """(a - 1 + successes) / (a + b - 2 + trials), at most 1."""
-    return _share_under_beta(target, context, *_trials(target, context))
-
-
-@rule(
-    "Binomial",
-    "probs",
-    "identity",
-    "UnitUniform",
-    "ImproperUniform",
-    text="share (flat prior)",
-    by_cell=True,
-)
-def binomial_probability_under_flat(target: Target, context: Context) -> jax.Array:
-    """successes / trials."""
-    trials, successes = _trials(target, context)
-    return _ratio(target, context, successes, trials)
-
-
-def _trials(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
-    """Trials and successes, at the shape of the site."""
+@probabilities("Binomial", "a Binomial probability")
+def successes_in_trials(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """As the rows say."""
     shape = context.leaves()["probs"].shape
     successes, trials = jnp.split(context.statistics.features, 2, axis=1)
-    return to_site(trials.reshape(shape), target), to_site(successes.reshape(shape), target)
+    return to_site(successes.reshape(shape), target), to_site(trials.reshape(shape), target)
 
 
-def _share_under_beta(
-    target: Target, context: Context, count: jax.Array, total: jax.Array
-) -> jax.Array:
-    prior = context.prior(target.name)
-    a, b = prior["concentration1"], prior["concentration0"]
-    successes = jnp.maximum(a - 1 + total, 0)
-    failures = jnp.maximum(b - 1 + count - total, 0)
-    return _ratio(target, context, successes, successes + failures)
-
-
-@rule(
-    "Geometric", "probs", "identity", "Beta", text="Beta on a geometric probability", by_cell=True
-)
-def geometric_probability_under_beta(target: Target, context: Context) -> jax.Array:
-    """(a - 1 + count) / (a + b - 2 + count + sum), at most 1: one success in every row."""
+@probabilities("Geometric", "a geometric probability")
+def last_trials(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """One success in every row, after as many failures as it says."""
     count, failures = _sums(target, context)
-    return _share_under_beta(target, context, count + failures, count)
+    return count, count + failures
 
 
-@rule(
-    "Geometric",
-    "probs",
-    "identity",
-    "UnitUniform",
-    "ImproperUniform",
-    text="share (flat prior)",
-    by_cell=True,
-)
-def geometric_probability_under_flat(target: Target, context: Context) -> jax.Array:
-    """count / (count + sum)."""
-    count, failures = _sums(target, context)
-    return _ratio(target, context, count, count + failures)
+@probabilities(HURDLES, "the share of zeros", leaf="gate")
+def zeros(target: Target, context: Context) -> tuple[jax.Array, jax.Array]:
+    """The last features of a hurdle say in which rows it was passed."""
+    shape = context.leaves()["gate"].shape
+    count = counts(context, shape)
+    passed = context.statistics.features[:, -count[0].size :].reshape(shape)
+    return to_site(count - passed, target), to_site(count, target)

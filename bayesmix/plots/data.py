@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 CERTAIN = 0.9  # observations less certain than this are ringed
 CURVES = 60  # posterior draws whose ellipses are drawn
-COUNTS = ("Poisson", "Binomial", "Geometric", "NegativeBinomial", "GammaPoisson", "ZeroInflated")
+COUNTS = (
+    "Poisson", "Binomial", "Geometric", "NegativeBinomial", "GammaPoisson", "ZeroInflated",
+    "HurdlePoisson", "HurdleGeometric", "HurdleNegativeBinomial",
+)  # fmt: skip
 DISCRETE = (*COUNTS, "Bernoulli", "Categorical")
 
 
