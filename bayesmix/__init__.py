@@ -11,6 +11,7 @@ from bayesmix.bootstrap import BootstrapResult
 from bayesmix.calibrate import Calibration, calibrate
 from bayesmix.card import Card, card
 from bayesmix.certify import certify
+from bayesmix.compare import Comparison, compare
 from bayesmix.density import (
     expected_log_joint,
     log_density,
@@ -54,6 +55,7 @@ __all__ = [
     "Calibration",
     "Card",
     "Combination",
+    "Comparison",
     "CredibleBall",
     "Diagnosis",
     "EMResult",
@@ -74,6 +76,7 @@ __all__ = [
     "card",
     "certify",
     "combine",
+    "compare",
     "credible_ball",
     "datasets",
     "diagnose",

@@ -65,6 +65,7 @@ ROOMS = (
     "impute",
     "similarity",
     "partition",
+    "compare",
     "card",
     "certify",
     "models",

@@ -12,6 +12,7 @@ already hold, except densities on a grid.
 from bayesmix.plots.alluvial import alluvial
 from bayesmix.plots.ball import credible_ball, uncertainty
 from bayesmix.plots.chains import rank, trace
+from bayesmix.plots.comparison import comparison
 from bayesmix.plots.data import clusters, density
 from bayesmix.plots.engines import forest, history, responsibilities
 from bayesmix.plots.names import relabelling, ridges
@@ -20,6 +21,7 @@ from bayesmix.plots.partitions import n_occupied, similarity
 __all__ = [
     "alluvial",
     "clusters",
+    "comparison",
     "credible_ball",
     "density",
     "forest",
