@@ -12,8 +12,10 @@ from bayesmix.curvature import standard_errors
 from bayesmix.density import data_of, density_of, log_density, responsibilities
 from bayesmix.modes import Modes
 from bayesmix.mstep import plan_for
+from bayesmix.portrait import named_elements, portrait
 from bayesmix.predict import Simulated, brought_near, simulate, with_data
-from bayesmix.program import Mixture, Params
+from bayesmix.program import Mixture
+from bayesmix.sheet import Sheet
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ class EMResult:
         """A DataFrame with one row per element of every site at the MAP."""
         import pandas as pd
 
-        return pd.DataFrame({"map": dict(_elements(self.mixture, self.params))})
+        return pd.DataFrame({"map": dict(named_elements(self.mixture, self.params))})
 
     def to_datatree(self, **kwargs: Any) -> Any:
         """An ArviZ DataTree of one chain and one draw; see ``bayesmix.posterior.em_tree``."""
@@ -135,43 +137,28 @@ class EMResult:
 
         return em_tree(self, **kwargs)
 
+    def _sheet(self) -> Sheet:
+        tables, left = portrait(self.mixture, self.params, self.modes[0].counts)
+        return Sheet(
+            (
+                f"EM of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
+                f"{self.mixture.N} rows",
+                f"log joint {self.log_joint:.6f}, log likelihood {self.log_likelihood:.6f} (nats)",
+                f"{self.stop} ({self._passes()}, {self.seconds:.2f} s)",
+                *tables,
+                *left,
+                *self.modes.parts(),
+                *(f"note: {note}" for note in self.notes),
+            )
+        )
+
     def __repr__(self) -> str:
-        width = max(len(name) for name, _ in _elements(self.mixture, self.params))
-        lines = [
-            f"EM of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
-            f"{self.mixture.N} rows",
-            f"log joint {self.log_joint:.6f}, log likelihood {self.log_likelihood:.6f} (nats)",
-            f"{self.stop} ({self._passes()}, {self.seconds:.2f} s)",
-            "",
-            *(f"{name:<{width}}  {value: .6g}" for name, value in self._shown()),
-            "",
-            repr(self.modes),
-            *(f"note: {note}" for note in self.notes),
-        ]
-        return "\n".join(lines)
+        return str(self._sheet())
+
+    def _repr_html_(self) -> str:
+        return self._sheet().markup()
 
     def _passes(self) -> str:
         plain = self.steps - self.accelerated
         fast = f", then {self.accelerated} quasi-Newton" if self.accelerated else ""
         return f"{plain} EM steps{fast}"
-
-    def _shown(self) -> list[tuple[str, float]]:
-        elements = list(_elements(self.mixture, self.params))
-        return elements if len(elements) <= 60 else elements[:60]
-
-
-def _elements(mixture: Mixture, params: Params) -> Any:
-    """(name[labels], value) of every element of every site, with the columns' names."""
-    for name, value in params.items():
-        site = mixture.sites[name]
-        named = mixture.coords
-        for position, element in np.ndenumerate(value):
-            labels = [
-                named[dim][i]
-                if dim in named
-                else mixture.columns[i]
-                if dim.startswith("feature") and mixture.columns
-                else str(i)
-                for i, dim in zip(position, site.dims, strict=True)
-            ]
-            yield f"{name}[{', '.join(labels)}]" if labels else name, float(element)

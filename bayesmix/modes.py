@@ -18,6 +18,7 @@ from bayesmix.families.product import slots_of
 from bayesmix.laplace import log_evidence
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture
+from bayesmix.sheet import Sheet, Table
 from bayesmix.sweep import whitening
 
 SINGULAR = 1e-10
@@ -90,15 +91,29 @@ class Modes(Sequence):
         count = min(sum(mode.regular for mode in self.modes), WEIGHED, int(AFFORDABLE / cost))
         return [log_evidence(mixture, mode.params)[:2] for mode in self.modes[:count]]
 
+    def parts(self) -> list[str | Table]:
+        """The atlas as a table, and what it leaves out, for a sheet."""
+        body = tuple(
+            (
+                str(number),
+                f"{mode.log_joint:.4f}",
+                str(mode.starts),
+                str(mode.moves),
+                f"{mode.smallest:.1f}",
+                mode.reason or "regular",
+            )
+            for number, mode in enumerate(self.modes[:SHOWN])
+        )
+        head = ("mode", "log joint", "starts", "moves", "smallest cluster", "verdict")
+        more = len(self.modes) - SHOWN
+        left = [f"… and {more} more: .modes.to_frame()"] if more > 0 else []
+        return [Table(head, body, "rrrrrl"), *left]
+
     def __repr__(self) -> str:
-        lines = ["mode     log joint  starts  moves  smallest cluster  (regular modes first)"]
-        for number, mode in enumerate(self.modes[:SHOWN]):
-            note = "" if mode.regular else f"  {mode.reason}"
-            found = f"{mode.starts:6d}  {mode.moves:5d}  {mode.smallest:16.1f}"
-            lines.append(f"{number:4d}  {mode.log_joint:12.4f}  {found}{note}")
-        if len(self.modes) > SHOWN:
-            lines.append(f"... and {len(self.modes) - SHOWN} more: .modes.to_frame()")
-        return "\n".join(lines)
+        return str(Sheet(("Distinct modes, regular ones first", *self.parts())))
+
+    def _repr_html_(self) -> str:
+        return Sheet(("Distinct modes, regular ones first", *self.parts())).markup()
 
 
 def judge(

@@ -26,6 +26,7 @@ from bayesmix.missing import declared
 from bayesmix.observed import Found, Part
 from bayesmix.parameters import kind, peel, unwrap
 from bayesmix.reader import NEEDS_VALUES, Reading, read, x64
+from bayesmix.sheet import Sheet
 
 Params = dict[str, Any]
 
@@ -243,16 +244,16 @@ class Mixture:
         return self._readings[key]
 
     @cached_property
-    def _text(self) -> str:
+    def _sheet(self) -> Sheet:
         from bayesmix.mstep import describe
 
         return describe(self)
 
-    def __str__(self) -> str:
-        return self._text
-
     def __repr__(self) -> str:
-        return self._text
+        return str(self._sheet)
+
+    def _repr_html_(self) -> str:
+        return self._sheet.markup()
 
 
 def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:

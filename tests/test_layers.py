@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bayesmix"
 
 # From the ground up. A room may import the rooms listed before it.
 ROOMS = (
+    "sheet",
     "blocks",
     "effort",
     "graph",
@@ -41,6 +42,7 @@ ROOMS = (
     "start",
     "accelerate",
     "modes",
+    "portrait",
     "symmetry",
     "draws",
     "predict",

@@ -1,6 +1,4 @@
-"""The table that printing a Mixture shows: sites, priors, links and EM's plan for each."""
-
-import textwrap
+"""The sheet that printing a Mixture shows: sites, priors, links and EM's plan for each."""
 
 import jax
 
@@ -10,37 +8,24 @@ from bayesmix.families.lines import Lines
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.mstep.rules import plan_for
 from bayesmix.program import Mixture, Site
+from bayesmix.sheet import Sheet, Table
 
-WIDTH = 100
 
-
-def describe(mixture: Mixture) -> str:
-    """What was found in the program, as a table that a person can read."""
+def describe(mixture: Mixture) -> Sheet:
+    """What was found in the program, as a sheet that a person can read."""
     with jax.enable_x64(True):
         return _describe(mixture)
 
 
-def _describe(mixture: Mixture) -> str:
+def _describe(mixture: Mixture) -> Sheet:
     plan = plan_for(mixture)
     update = {name: block.text for block in plan.blocks for name in block.sites}
-    rows = [
+    rows = tuple(
         (name, _prior(site), _shape(site), _feeds(site), update[name])
         for name, site in mixture.sites.items()
-    ]
-    header = ("site", "prior", "shape", "feeds", "EM update")
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
-    lines = [line for row in [header, *rows] for line in _row(row, widths)]
-    lines.insert(1, "-" * max(map(len, lines)))
-    notes = [line for note in _notes(mixture) for line in textwrap.wrap(note, WIDTH)]
-    return "\n".join([_title(mixture), "", *lines, "", *notes])
-
-
-def _row(row: tuple[str, ...], widths: list[int]) -> list[str]:
-    """One row of the table; its last cell may run over several lines."""
-    head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-    room = max(WIDTH - len(head) - 2, 24)
-    first, *rest = textwrap.wrap(row[4], room)
-    return [f"{head}  {first}", *(" " * (len(head) + 2) + line for line in rest)]
+    )
+    head = ("site", "prior", "shape", "feeds", "EM update")
+    return Sheet((_title(mixture), Table(head, rows, "lllll"), *_notes(mixture)))
 
 
 def _title(mixture: Mixture) -> str:
