@@ -17,8 +17,9 @@ from scipy.special import gammaln, logsumexp
 
 from bayesmix.arguments import seed_of
 from bayesmix.curvature import evaluate
+from bayesmix.draws import systematic
 from bayesmix.estimate import EMResult
-from bayesmix.importance import FEWEST, bound, in_cell, log_mean, smoothed, systematic
+from bayesmix.importance import FEWEST, bound, in_cell, log_mean, smoothed
 from bayesmix.laplace import Geometry, climb, refuse_improper
 from bayesmix.program import Mixture
 from bayesmix.symmetry import aligned, exchangeable, log_order

@@ -191,3 +191,10 @@ def _responsibilities(
 ) -> jax.Array:
     of_rows = _by_row(density, piece, data, rows)
     return jax.lax.map(lambda params: of_rows(params)[1], draws)
+
+
+def systematic(rng: np.random.Generator, weights: np.ndarray, count: int) -> np.ndarray:
+    """Indices of ``count`` draws, each in proportion to its weight to within one."""
+    total = np.cumsum(weights)
+    positions = (rng.random() + np.arange(count)) / count * total[-1]
+    return np.minimum(np.searchsorted(total, positions), weights.size - 1)

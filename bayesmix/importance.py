@@ -107,10 +107,3 @@ def log_mean(log_ratio: np.ndarray) -> tuple[float, float]:
     mean = logsumexp(log_ratio) - np.log(log_ratio.size)
     relative = np.exp(log_ratio - mean)
     return float(mean), float(relative.std() / np.sqrt(log_ratio.size))
-
-
-def systematic(rng: np.random.Generator, weights: np.ndarray, count: int) -> np.ndarray:
-    """Indices of ``count`` draws, each in proportion to its weight to within one."""
-    total = np.cumsum(weights)
-    positions = (rng.random() + np.arange(count)) / count * total[-1]
-    return np.minimum(np.searchsorted(total, positions), weights.size - 1)

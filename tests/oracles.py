@@ -16,12 +16,19 @@ from numpyro.infer.util import log_density
 from programs import BY_ID
 from scipy.special import logsumexp
 from scipy.stats import norm
+from scipy.stats import t as student
 
 # Chance that a correct library fails anywhere among the Monte-Carlo comparisons of the suite.
 # The issue asks for 4 standard errors, which is this rate spread over 400 comparisons.
 FALSE_ALARM = 0.025
 COMPARISONS = 400
 Z = float(norm.isf(FALSE_ALARM / COMPARISONS / 2))
+
+
+def t_bound(replicates):
+    """As Z, for a standard error that was estimated from so many replicates."""
+    return float(student.isf(FALSE_ALARM / COMPARISONS / 2, replicates - 1))
+
 
 # Rounding of a float64 sum, relative to the sum of the absolute values of its terms.
 ROUNDING = 1e-10

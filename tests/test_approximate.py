@@ -15,7 +15,8 @@ from scipy.special import gammaln
 from test_nuts_references import EXACT, GOLD
 
 import bayesmix as bm
-from bayesmix.importance import bound, in_cell, smoothed, systematic
+from bayesmix.draws import systematic
+from bayesmix.importance import bound, in_cell, smoothed
 from bayesmix.laplace import climb
 from bayesmix.symmetry import exchangeable, permute
 

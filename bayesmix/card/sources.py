@@ -18,9 +18,8 @@ from bayesmix.approximate import LaplaceResult
 from bayesmix.bootstrap import BootstrapResult
 from bayesmix.diagnose import LEAST_DRAWS
 from bayesmix.diagnose.words import count
-from bayesmix.draws import evaluate_draws
+from bayesmix.draws import evaluate_draws, systematic
 from bayesmix.estimate import EMResult
-from bayesmix.importance import systematic
 from bayesmix.relabel import relabel
 from bayesmix.relabel.blocks import of_tree
 from bayesmix.relabel.tree import classes_of, cluster_axes, dataset, node, permuted, shape_of

@@ -14,7 +14,7 @@ from bayesmix.program import Mixture
 from bayesmix.smc import cloud, kernel
 from bayesmix.smc.naming import Places, Symmetry, places_of, symmetry_of
 from bayesmix.smc.prior import draw_prior
-from bayesmix.symmetry import exchangeable, permute_draws
+from bayesmix.symmetry import exchangeable, log_order, permute_draws
 
 ISLAND = 32  # survivors that an island needs
 ISLANDS = (4, 16)
@@ -62,9 +62,25 @@ class Problem:
         places = jax.tree.map(
             lambda part: jnp.asarray(part, float), places_of(found, self.symmetry.classes)
         )
-        keys = jax.random.split(key, len(some))
-        named = kernel.named(self.density, self.symmetry, keys, some, places, self.data)
-        return Frame(places, cloud.factor_of(np.asarray(named, np.float64)))
+        return Frame(places, cloud.factor_of(self.named(key, z[:LOOKED_AT], places)))
+
+    def named(self, key: Any, z: np.ndarray, places: Places) -> np.ndarray:
+        """The particles (S, n) under names drawn from p(names | particle)."""
+        if self.symmetry.trivial:
+            return z
+        points = jnp.asarray(z, float)
+        found = kernel.named(self.density, self.symmetry, key, points, places, self.data)
+        return np.asarray(found, np.float64)
+
+    def weigh(self, z: np.ndarray, places: Places) -> tuple[np.ndarray, np.ndarray]:
+        """Log posterior of points (S, n) with Jacobian, and that of named points times |G|, nats.
+
+        Neither is normalised; the mass of both is the evidence.
+        """
+        points = jnp.asarray(z, float)
+        found = kernel.weigh(self.density, self.lanes, self.symmetry, points, places, self.data)
+        lp, chance = (np.asarray(part, np.float64) for part in found)
+        return lp, lp + chance + log_order(self.symmetry.classes)
 
 
 class State(NamedTuple):
@@ -159,7 +175,7 @@ def _move(
         problem.density,
         problem.lanes,
         problem.symmetry,
-        jax.random.split(key, len(z)),
+        key,
         jnp.asarray(z, float),
         frame.places,
         *numbers,
@@ -174,17 +190,16 @@ def _on_host(value: Any) -> np.ndarray:
 
 
 def last(
-    problem: Problem, state: State, kept: np.ndarray, rng: np.random.Generator
+    problem: Problem, key: Any, z: np.ndarray, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Some of the particles as {site: (draw, *shape)}, and the factor of their coordinates.
+    """Points (S, n) of the posterior as {site: (S, *shape)}, and the factor of their coordinates.
 
     Names that the program lets clusters exchange are drawn anew, all alike likely.
     """
-    z = state.z.reshape(-1, problem.size)[kept]
     density, symmetry, data = problem.density, problem.symmetry, problem.data
     drawn = kernel.looked_at(density, symmetry, jnp.asarray(z, float), data)[0]
     params = {name: np.asarray(drawn[name], np.float64) for name in problem.mixture.sites}
     perm = np.tile(np.arange(problem.mixture.K), (len(z), 1))
     for members in map(list, symmetry.classes):
         perm[:, members] = rng.permuted(perm[:, members], axis=1)
-    return permute_draws(problem.mixture, params, perm), problem.frame(state.key, z).factor
+    return permute_draws(problem.mixture, params, perm), problem.frame(key, z).factor

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
+from bayesmix.draws import systematic
+
 KEPT = 0.7  # conditional effective sample size from one temperature to the next
 SETTLED = 1.25
 REWEIGHTED = 20
@@ -51,10 +53,7 @@ def next_temperature(temperature: float, log_share: np.ndarray, rest: np.ndarray
 def survivors(rng: np.random.Generator, log_weight: np.ndarray, count: int) -> np.ndarray:
     """Of each island the indices of ``count`` particles, by systematic resampling, (J, count)."""
     weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
-    total = np.cumsum(weight, 1) / weight.sum(1, keepdims=True)
-    positions = (rng.random((len(weight), 1)) + np.arange(count)) / count
-    found = [np.searchsorted(t, p) for t, p in zip(total, positions, strict=True)]
-    return np.minimum(np.stack(found), log_weight.shape[1] - 1)
+    return np.stack([systematic(rng, each, count) for each in weight])
 
 
 def settled(start: np.ndarray, path: np.ndarray, factor: np.ndarray) -> bool:

@@ -64,7 +64,7 @@ def move(
     density: Density,
     lanes: int,
     symmetry: Symmetry,
-    keys: Any,
+    key: Any,
     z: Any,
     places: Places,
     temperature: Any,
@@ -120,7 +120,23 @@ def move(
         _, (path, parts, chance) = jax.lax.scan(transition, state, jax.random.split(key, STEPS))
         return Moved(z, path, parts, chance.mean())
 
-    return jax.lax.map(walk, (keys, z), batch_size=lanes)
+    return jax.lax.map(walk, (jax.random.split(key, len(z)), z), batch_size=lanes)
+
+
+@compiled(lambda density, lanes, symmetry, z, places, data: cells_of(data), static=(0, 1, 2))
+def weigh(
+    density: Density, lanes: int, symmetry: Symmetry, z: Any, places: Places, data: Data
+) -> tuple[Any, Any]:
+    """Of points (S, n) with their names: log posterior, not normalised, and p(names | z), (S,)."""
+
+    def one(z: Any) -> tuple[Any, Any]:
+        params, parts = heights(density, z, data)
+        if symmetry.trivial:
+            return sum(parts), jnp.zeros((), z.dtype)
+        found = features(density, symmetry, z, params, data)
+        return sum(parts), log_chance(symmetry, scores(found, places))
+
+    return jax.lax.map(one, z, batch_size=lanes)
 
 
 @compiled(lambda density, symmetry, z, data: cells_of(data), static=(0, 1))
@@ -134,12 +150,16 @@ def looked_at(density: Density, symmetry: Symmetry, z: Any, data: Data) -> tuple
     return jax.lax.map(one, z, batch_size=AT_ONCE)
 
 
-@compiled(lambda density, symmetry, keys, z, places, data: cells_of(data), static=(0, 1))
+@compiled(lambda density, symmetry, key, z, places, data: cells_of(data), static=(0, 1))
 def named(
-    density: Density, symmetry: Symmetry, keys: Any, z: Any, places: Places, data: Data
+    density: Density, symmetry: Symmetry, key: Any, z: Any, places: Places, data: Data
 ) -> Any:
     """The particles (S, n) under names drawn from p(names | particle)."""
-    return jax.vmap(lambda key, z: renamed(density, symmetry, key, z, places, data))(keys, z)
+
+    def one(given: Any) -> Any:
+        return renamed(density, symmetry, given[0], given[1], places, data)
+
+    return jax.lax.map(one, (jax.random.split(key, len(z)), z), batch_size=AT_ONCE)
 
 
 def lanes_of(mixture: Mixture, data: Data, particles: int) -> int:

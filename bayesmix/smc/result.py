@@ -19,6 +19,7 @@ START_POLICY = (
     "represented in proportion to its mass"
 )
 ALIKE = 0.5  # relative standard error of the evidence above which the islands disagree
+APART = 4.0  # standard errors between two ways to the evidence
 
 
 class Estimate(NamedTuple):
@@ -28,13 +29,30 @@ class Estimate(NamedTuple):
     error: Any
 
 
+class Evidence(NamedTuple):
+    """Log of a mean of islands' evidences, which is unbiased, and its standard error, in nats."""
+
+    log: float
+    error: float
+
+
+def evidence(log_evidences: np.ndarray) -> Evidence:
+    """Of islands (J,), by the delta method from their spread."""
+    count = len(log_evidences)
+    share = np.exp(log_evidences - logsumexp(log_evidences))
+    error = np.sqrt(count / (count - 1) * np.sum((share - 1 / count) ** 2))
+    return Evidence(float(logsumexp(log_evidences) - np.log(count)), float(error))
+
+
 @dataclass(frozen=True, eq=False)
 class SMCResult:
-    """Particles of the posterior that count alike: ``params`` {site: (draw, *shape)}, float64.
+    """Draws of the posterior that count alike: ``params`` {site: (draw, *shape)}, float64.
 
     ``sample_stats``: "lp" (log density over unconstrained coordinates, Jacobian included, nats)
-    and "island" (on which the particle lived), each (draw,). ``log_evidences`` (island,) are the
-    islands' own log evidences. ``temperatures`` (T + 1,) are the powers of the likelihood from 0 to
+    and "island" (on which the draw came about), each (draw,). ``log_evidences`` (island,) are the
+    islands' own log evidences, by a bridge from the particles to a density fitted to them where
+    that has the smaller error; ``climbed`` (island,) are those of the way from the prior alone.
+    ``temperatures`` (T + 1,) are the powers of the likelihood from 0 to
     1; ``acceptance`` (T,) and ``rounds`` (T,) of moves say how the particles moved at each.
     ``factor`` (n, n): coordinates in which the particles are round, for a sampler that goes on.
     """
@@ -43,6 +61,7 @@ class SMCResult:
     params: dict[str, np.ndarray]
     sample_stats: dict[str, np.ndarray]
     log_evidences: np.ndarray = field(repr=False)
+    climbed: np.ndarray = field(repr=False)
     temperatures: np.ndarray
     acceptance: np.ndarray
     rounds: np.ndarray
@@ -54,24 +73,15 @@ class SMCResult:
     start: None = None
     start_policy: str = START_POLICY
 
-    @cached_property
+    @property
     def log_evidence(self) -> float:
-        """Log of p(data) of the whole model, all renamed copies included, in nats.
+        """Log of p(data) of the whole model, all renamed copies included, in nats."""
+        return evidence(self.log_evidences).log
 
-        The log of the islands' mean evidence, which is unbiased.
-        """
-        return float(logsumexp(self.log_evidences) - np.log(len(self.log_evidences)))
-
-    @cached_property
+    @property
     def log_evidence_error(self) -> float:
-        """Standard error of the log evidence, by the delta method from the islands' spread."""
-        share, count = self._share, len(self._share)
-        return float(np.sqrt(count / (count - 1) * np.sum((share - 1 / count) ** 2)))
-
-    @cached_property
-    def _share(self) -> np.ndarray:
-        """What each island holds of the evidence, (island,)."""
-        return np.exp(self.log_evidences - logsumexp(self.log_evidences))
+        """Standard error of the log evidence, from the spread of the islands' answers, nats."""
+        return evidence(self.log_evidences).error
 
     def estimate(self, values: np.ndarray) -> Estimate:
         """Posterior mean of something of every draw, (draw, ...), with its standard error.
@@ -97,7 +107,19 @@ class SMCResult:
     @property
     def trusted(self) -> bool:
         """Whether the islands agree on the evidence and the particles moved at every step."""
-        return self.log_evidence_error <= ALIKE and not self._stuck
+        return not (self._divided or self._contradicted or self._stuck)
+
+    @property
+    def _divided(self) -> bool:
+        """Whether islands arrived with evidences too different to have seen the same posterior."""
+        return max(evidence(self.climbed).error, self.log_evidence_error) > ALIKE
+
+    @property
+    def _contradicted(self) -> bool:
+        """Whether the bridge's evidence is another than that of the way from the prior."""
+        climbed = evidence(self.climbed)
+        gap = abs(climbed.log - self.log_evidence)
+        return gap > APART * np.hypot(climbed.error, self.log_evidence_error)
 
     @cached_property
     def _stuck(self) -> int:
@@ -107,12 +129,18 @@ class SMCResult:
     @property
     def verdict(self) -> str:
         """Whether the draws may be trusted, in words."""
-        islands = len(self.log_evidences)
-        if self.log_evidence_error > ALIKE:
+        islands, climbed = len(self.log_evidences), evidence(self.climbed)
+        if self._divided:
             return (
                 f"the {islands} islands disagree about the evidence (standard error "
-                f"{self.log_evidence_error:.2f} nats): do not trust these draws, give more "
-                "particles"
+                f"{max(climbed.error, self.log_evidence_error):.2f} nats): do not trust these "
+                "draws, give more particles"
+            )
+        if self._contradicted:
+            return (
+                f"the way from the prior gives the log evidence {climbed.log:.3f} +- "
+                f"{climbed.error:.3f} and the bridge at its end {self.log_evidence:.3f} +- "
+                f"{self.log_evidence_error:.3f}: do not trust these draws, give more particles"
             )
         if self._stuck:
             return (
@@ -126,10 +154,12 @@ class SMCResult:
 
     def report(self) -> str:
         """How the particles came from the prior to the posterior, in words."""
+        climbed = evidence(self.climbed)
         lines = [
             f"SMC: {self.verdict}.",
             f"- Log evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} nats, of the "
-            "whole model: nothing is to be added for renamed clusters.",
+            "whole model: nothing is to be added for renamed clusters (by the way from the prior "
+            f"alone {climbed.log:.3f} +- {climbed.error:.3f}).",
             f"- {len(self.sample_stats['lp'])} draws that count alike, about {self.ess:.0f} "
             "independent ones for the mean log density.",
             f"- {self.settings['particles']} particles at {len(self.rounds)} temperatures, "

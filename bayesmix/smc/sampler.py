@@ -11,13 +11,15 @@ from tqdm.auto import tqdm
 
 from bayesmix.arguments import seed_of
 from bayesmix.blocks import Blocks
+from bayesmix.draws import systematic
 from bayesmix.laplace import refuse_improper
 from bayesmix.program import Mixture, trace
+from bayesmix.smc.bridge import Pool, alone, bridged
 from bayesmix.smc.climb import Problem, State, begin, last, step
 from bayesmix.smc.prior import refuse_weighted
-from bayesmix.smc.result import SMCResult
+from bayesmix.smc.result import SMCResult, evidence
 
-MOST, FEWEST = 2**14, 2**10  # particles by default, where rows and clusters are few or many
+MOST, FEWEST = 2**13, 2**10  # particles by default, where rows and clusters are few or many
 WORK = 2**24  # rows x clusters x particles that the default may cost at one temperature
 DRAWS = 4096
 
@@ -26,7 +28,7 @@ DRAWS = 4096
 class SMC:
     """Tempered sequential Monte Carlo; ``SMC(program).run(key, *data)`` returns an SMCResult.
 
-    particles : at each temperature; a multiple of 1024. By default 16384, fewer (down to 1024)
+    particles : at each temperature; a multiple of 1024. By default 8192, fewer (down to 1024)
         where rows x clusters are many. The errors fall like 1 / sqrt(particles).
     dtype : "float64" or "float32".
     """
@@ -62,16 +64,19 @@ class SMC:
             problem, first = begin(mixture, key, self._particles(mixture))
             stages = [first, *_shown(problem, first, rng, self.progress_bar)]
             state = stages[-1]
-            kept = _in_proportion(rng, state.log_evidence, state.z.shape[1])
-            drawn, factor = last(problem, state, kept, rng)
+            climbed, better = alone(state), bridged(problem, state, rng)
+            pool = min(climbed, better, key=lambda each: evidence(each.log_evidence).error)
+            kept = _in_proportion(rng, pool, min(DRAWS, problem.particles))
+            drawn, factor = last(problem, state.key, pool.z.reshape(-1, problem.size)[kept], rng)
         return SMCResult(
             mixture=mixture,
             params=drawn,
             sample_stats={
-                "lp": np.asarray(state.prior + state.rest, np.float64).ravel()[kept],
-                "island": kept // state.z.shape[1],
+                "lp": np.asarray(pool.lp, np.float64).ravel()[kept],
+                "island": kept // pool.lp.shape[1],
             },
-            log_evidences=state.log_evidence,
+            log_evidences=pool.log_evidence,
+            climbed=climbed.log_evidence,
             temperatures=np.array([each.temperature for each in stages]),
             acceptance=np.array([each.acceptance for each in stages[1:]]),
             rounds=np.array([each.rounds for each in stages[1:]]),
@@ -97,10 +102,7 @@ def _shown(problem: Problem, state: State, rng: Any, shown: bool) -> Iterator[St
             yield state
 
 
-def _in_proportion(rng: np.random.Generator, log_evidence: np.ndarray, each: int) -> np.ndarray:
-    """Particles that count alike: islands in proportion to their evidence, in random order."""
-    share = np.exp(log_evidence - log_evidence.max())
-    weight = np.repeat(share / share.sum() / each, each)
-    positions = (rng.random() + np.arange(min(DRAWS, weight.size))) / min(DRAWS, weight.size)
-    kept = np.minimum(np.searchsorted(np.cumsum(weight), positions), weight.size - 1)
-    return rng.permutation(kept)
+def _in_proportion(rng: np.random.Generator, pool: Pool, count: int) -> np.ndarray:
+    """Points that count alike, (count,) of them, by their weights, in random order."""
+    log_weight = pool.log_weight + pool.log_evidence[:, None]
+    return rng.permutation(systematic(rng, np.exp(log_weight - log_weight.max()).ravel(), count))
