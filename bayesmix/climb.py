@@ -19,7 +19,7 @@ from bayesmix.engine import (
     EMState,
     Engine,
     advance,
-    from_params,
+    entered,
     from_resp,
     hasten,
     resp_at,
@@ -73,6 +73,7 @@ class Way:
 
     def __init__(self, state: EMState, history: Sequence[float], accelerated: int = 0) -> None:
         self.state, self.history, self.accelerated = state, list(history), accelerated
+        self.leaves: Any = None  # the components at the state, where they are known
 
     @property
     def steps(self) -> int:
@@ -135,7 +136,7 @@ class Climber:
 
     def resume(self, params: Params) -> tuple[EMState, list[float]]:
         """The state after an E-step at ``params``, and its log joint."""
-        state = from_params(self.engine, params, self.data)
+        state = entered(self.engine, params, self.data)[0]
         return state, [float(state.log_joint)]
 
     def resp(self, run: Run, n: int) -> np.ndarray:
@@ -166,9 +167,14 @@ class Climber:
         return run
 
     def glance(self, state: EMState) -> tuple[EMState, list[float]]:
-        """A few plain steps, enough to tell whether a start leads anywhere; their log joints."""
+        """A few plain steps, enough to tell whether a start leads anywhere; their log joints.
+
+        An interrupt is passed on.
+        """
         way = Way(state, ())
         replace(self, saved=NOWHERE)._plain(way, min(way.steps + SHORT, self.max_steps))
+        if way.stop == INTERRUPTED:
+            raise KeyboardInterrupt
         return way.state, way.history
 
     def _resumed(self) -> Way | None:
@@ -188,7 +194,9 @@ class Climber:
         try:
             while way.running and way.steps < until:
                 before, end = way.steps, min(until, way.steps + stride)
-                way.state, piece, _ = advance(self.engine, way.state, self.data, self.tol, end)
+                way.state, piece, way.leaves = advance(
+                    self.engine, way.state, self.data, self.tol, end
+                )
                 way.history += np.asarray(piece)[: way.steps - before].tolist()
                 self.saved.note(way.record)
         except KeyboardInterrupt:
@@ -198,6 +206,7 @@ class Climber:
         """Quasi-Newton moves for as long as they lead on; in pieces where these are kept."""
         stride = NOTED if self.saved.kept else self.max_steps
         while way.running and way.steps < self.max_steps:
+            way.leaves = None
             until = min(self.max_steps, way.steps + stride)
             way.state, passes = hasten(self.engine, way.state, self.data, self.tol, until, pairs)
             way.history += passes
@@ -207,8 +216,9 @@ class Climber:
                 break
 
     def _run(self, way: Way, pairs: Iterable[Pair]) -> Run:
-        # No further step: this asks for the components at the state.
-        state, _, leaves = advance(self.engine, way.state, self.data, self.tol, 0)
+        state, leaves = way.state, way.leaves
+        if leaves is None:  # no further step: this asks for the components at the state
+            state, _, leaves = advance(self.engine, state, self.data, self.tol, 0)
         stop = MAX_STEPS if way.running else way.stop
         point = np.asarray(state.point, np.float64)
         mode = judge(

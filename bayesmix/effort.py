@@ -14,10 +14,13 @@ import numpy as np
 
 LITTLE = 2048  # cells (rows x columns) up to which compiling is what a fit costs
 
-# The jaxlib of Python 3.11 has an older way of generating code that takes half the time; later
-# ones do not know this option and would stop.
+# The jaxlib of Python 3.11 has an older way of generating code that takes half the time, and less
+# again where the little there is of it is not shared out among threads; later ones do not know
+# these options and would stop.
 _OLDER: dict[str, bool | int] = (
-    {"xla_cpu_use_fusion_emitters": False} if jaxlib.__version__.startswith("0.10.") else {}
+    {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    if jaxlib.__version__.startswith("0.10.")
+    else {}
 )
 FIT = _OLDER | {"xla_backend_optimization_level": 0}
 SAMPLE = _OLDER | {"xla_backend_optimization_level": 1}  # for loops of many thousand passes

@@ -6,6 +6,7 @@ is maximised is the density over the constrained sites, without a Jacobian.
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from bayesmix.engine import (
     MAX_STEPS,
     ROUNDING,
     Engine,
+    entered,
     one_step,
 )
 from bayesmix.estimate import EMResult
@@ -164,8 +166,10 @@ class EM:
     ) -> Found:
         """One run from where it was told to begin, or the search."""
         if init_params is not None:
-            params = _as_arrays(_checked_params(climber.mixture, init_params))
-            run = climber.climb(*climber.resume(params))
+            params = _checked_params(climber.mixture, init_params)
+            state, inside = entered(climber.engine, params, climber.data)
+            _check_supports(climber, inside)
+            run = climber.climb(state, [float(state.log_joint)])
         elif init_resp is not None:
             run = climber.climb(climber.begin(_checked_resp(climber.mixture, init_resp)))
         else:
@@ -234,9 +238,11 @@ def _check_size(mixture: Mixture) -> None:
     """Refuse data whose squares overflow, and fewer rows than a flat prior can be fitted to."""
     family = density_of(mixture).family
     if family is not None and family.location_scale and not isinstance(mixture.value, Blocks):
-        x = np.asarray(columns_of(mixture)[0], np.float64)
+        x = columns_of(mixture)[0]
         with np.errstate(over="ignore", invalid="ignore"):
-            size = np.nanmax(np.abs(x - np.nanmean(x, 0)))
+            middle = (np.nanmean if np.isnan(x).any() else np.mean)(x, 0, np.float64)
+            low, high = np.fmin.reduce(x, 0), np.fmax.reduce(x, 0)
+            size = np.nanmax(np.maximum(high - middle, middle - low))
         if not size < 1e150 or 0 < size < 1e-150:
             raise ValueError(
                 f"site {mixture.name!r}: the data spread over {size:.3g}, whose square is outside "
@@ -283,14 +289,17 @@ def _checked_params(mixture: Mixture, params: Params) -> Params:
             )
         if not np.isfinite(np.asarray(params[name])).all():
             raise ValueError(f"init_params[{name!r}] has a value that is not finite")
-    density, data = density_of(mixture), data_of(mixture)
-    for name, transform in density.transforms(data).items():
-        inside = np.asarray(transform.codomain(jnp.asarray(params[name], float)))
-        if not inside.all():
-            raise ValueError(
-                f"init_params[{name!r}] is outside the support of its prior ({transform.codomain})"
-            )
-    return {name: params[name] for name in mixture.sites}
+    return {name: np.asarray(params[name], float) for name in mixture.sites}
+
+
+def _check_supports(climber: Climber, inside: Mapping[str, Any]) -> None:
+    outside = [name for name, holds in inside.items() if not holds]
+    if outside:
+        transforms = climber.engine.density.transforms(climber.data)
+        raise ValueError(
+            f"init_params[{outside[0]!r}] is outside the support of its prior "
+            f"({transforms[outside[0]].codomain})"
+        )
 
 
 def _checked_resp(mixture: Mixture, resp: Any) -> np.ndarray:

@@ -317,6 +317,14 @@ def from_params(engine: Engine, params: Params, data: Data) -> EMState:
     )
 
 
+@compiled(lambda engine, params, data: cells_of(data))
+def entered(engine: Engine, params: Params, data: Data) -> tuple[EMState, dict[str, jax.Array]]:
+    """The state after an E-step at ``params``, and whether each site is in its prior's support."""
+    transforms = engine.density.transforms(data)
+    inside = {name: jnp.all(transforms[name].codomain(params[name])) for name in transforms}
+    return from_params(engine, params, data), inside
+
+
 @compiled(lambda engine, flat, data: cells_of(data))
 def resp_at(engine: Engine, flat: Any, data: Data) -> jax.Array:
     """Responsibilities (n, K) at flat params; padding rows may follow."""

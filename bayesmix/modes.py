@@ -11,7 +11,7 @@ import numpy as np
 from numpyro import distributions as dist
 
 from bayesmix.blocks import Blocks
-from bayesmix.density import cached, data_of, density_of, log_density
+from bayesmix.density import cached, data_at_hand, data_of, density_of, log_density
 from bayesmix.density.layout import line_columns
 from bayesmix.families.lines import Lines
 from bayesmix.families.product import slots_of
@@ -197,23 +197,33 @@ def rows_needed(mixture: Mixture) -> int:
 
 
 def _smallest_spread(mixture: Mixture, leaves: dict[str, Any]) -> np.ndarray | None:
-    """Each cluster's smallest variance relative to the data's, in the worst direction, (K,)."""
+    """Each cluster's smallest variance relative to the data's, in the worst direction, (K,).
+
+    Where a bound shows that none is singular, to the columns' own variances.
+    """
     with jax.enable_x64(True):
-        family, rows = density_of(mixture).family, data_of(mixture).rows
+        family, rows = density_of(mixture).family, data_at_hand(mixture).rows
         if isinstance(family, Lines):
             return (leaves["scale"] / line_columns(mixture)[0][:, 0].std()) ** 2
     if not family or not family.location_scale:
         return None
     D, scale = rows.z.shape[1], np.asarray(rows.scale)
-    upper = None
-    if _has_matrix(leaves) and not family.robust:
-        upper = cached(mixture, "whitening", lambda: whitening(rows))
-    spreads = [
-        _spread(own, None if upper is None else upper[:, slot.columns], scale[slot.columns])
-        for slot, own in slots_of(family, leaves, D)
-        if slot.family.location_scale
-    ]
-    return np.min(spreads, axis=0)
+    slots = [each for each in slots_of(family, leaves, D) if each[0].family.location_scale]
+
+    def smallest(upper: np.ndarray | None) -> np.ndarray:
+        spreads = [
+            _spread(own, None if upper is None else upper[:, slot.columns], scale[slot.columns])
+            for slot, own in slots
+        ]
+        return np.min(spreads, axis=0)
+
+    apart = smallest(None)
+    # No direction of standardised columns has more than the D that their variances sum to.
+    if family.robust or not _has_matrix(leaves) or (apart / D >= SINGULAR).all():
+        return apart
+    with jax.enable_x64(True):
+        upper = cached(mixture, "whitening", lambda: whitening(data_of(mixture).rows))
+    return smallest(upper)
 
 
 def _has_matrix(leaves: dict[str, Any]) -> bool:

@@ -7,13 +7,14 @@ that fits a mixture works on that graph, so the objective is the program's own, 
 version of it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
+from numpyro import primitives
 
 from bayesmix.arguments import Arguments, read_arguments
 from bayesmix.blocks import Blocks
@@ -21,14 +22,23 @@ from bayesmix.checks import check_data
 from bayesmix.graph import Axes, Node, ancestors, axes, core, evaluate, unary_map
 from bayesmix.groups import check_groups, group_means
 from bayesmix.linear import of_clusters
+from bayesmix.lookups import lookups
 from bayesmix.marginal import marginalize
-from bayesmix.missing import declared
+from bayesmix.missing import declared, holes_in
 from bayesmix.observed import Found, Part
 from bayesmix.parameters import kind, peel, unwrap
 from bayesmix.reader import NEEDS_VALUES, Reading, read, x64
 from bayesmix.sheet import Sheet
 
 Params = dict[str, Any]
+
+# Settings of JAX that show in a graph.
+SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_disable_jit",
+)
 
 # Parameters that a distribution computes where it was given one of these instead.
 COMPUTED = {
@@ -92,7 +102,7 @@ class Observed:
     """
 
     name: str
-    value: np.ndarray = field(repr=False)
+    value: Any = field(repr=False)  # an array, or Blocks
     given: dict[str, np.ndarray] = field(repr=False)
     event_dim: int
     components: tuple[type, ...]
@@ -272,21 +282,98 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
     if prepare is not None:
         args, kwargs = prepare(*args, **kwargs)
     arguments = read_arguments(args, kwargs)
+    key = _key_of(program, arguments)
     with jax.enable_x64(True):
-        try:
-            reading, found = read(program, arguments, static_data=False)
-            static_data = False
-        except NEEDS_VALUES as error:
-            if any(isinstance(array, Blocks) for array in arguments.arrays):
-                raise ValueError(
-                    "the program needs the data's values to run, and Blocks are never held: give "
-                    "such numbers (how many groups, say) to the program as an argument"
-                ) from error
-            reading, found = read(program, arguments, static_data=True)
-            static_data = True
-        mixture = _assemble(program, arguments, reading, found, static_data)
+        if key is not None and key in _kept:
+            mixture = _dressed(_kept[key], program, arguments)
+        else:
+            mixture = _read_anew(program, arguments)
+            if key is not None and not mixture.static_data:
+                _keep(key, mixture)
         check_data(mixture)
     return mixture
+
+
+KEPT = 64
+_kept: dict[Any, Mixture] = {}  # without data
+
+
+def _key_of(program: Callable[..., Any], arguments: Arguments) -> Any:
+    """What decides how a program is read; None where a reading may not be used again.
+
+    Shapes, dtypes and whether values are missing, of the data; all that the program looks up; the
+    settings of JAX that show in a graph. A program that looks up anything that may change unseen,
+    or that is run inside NumPyro's handlers, is read anew every time.
+    """
+    if primitives._PYRO_STACK or any(isinstance(leaf, Blocks) for leaf in arguments.leaves):
+        return None
+    leaves = tuple(
+        (leaf.shape, leaf.dtype.str, holes_in(leaf))
+        if isinstance(leaf, np.ndarray)
+        else lookups(leaf)
+        for leaf in arguments.leaves
+    )
+    key = lookups(program)
+    if key is None or None in leaves:
+        return None
+    settings = tuple(getattr(jax.config, name) for name in SETTINGS)
+    return key, arguments.treedef, leaves, settings
+
+
+def _keep(key: Any, mixture: Mixture) -> None:
+    """Keep a mixture's structure; the data go, and the oldest structure where there are many."""
+    if len(_kept) >= KEPT:
+        del _kept[next(iter(_kept))]
+    reading = mixture.reading
+    _kept[key] = replace(
+        mixture,
+        arguments=replace(mixture.arguments, leaves=(), columns=None, index=None, mesh=None),
+        observed=tuple(
+            replace(site, value=None, given={}, group=None) for site in mixture.observed
+        ),
+        value=None,
+        weights=None,
+        labels=None,
+        _readings={True: reading.of([None] * len(mixture.arguments.arrays))},
+        cache={},
+    )
+
+
+def _dressed(kept: Mixture, program: Callable[..., Any], arguments: Arguments) -> Mixture:
+    """A kept structure with the data that are given now."""
+    reading = kept.reading.of(arguments.arrays)
+    group = _known(reading, reading.group)
+    observed = tuple(
+        replace(site, value=value, given=given, group=group)
+        for site, (value, given) in zip(kept.observed, _given_data(reading), strict=True)
+    )
+    return replace(
+        kept,
+        program=program,
+        arguments=arguments,
+        observed=observed,
+        value=_side_by_side(observed, reading.components.shape[:-1])[0],
+        weights=_known(reading, reading.scale),
+        labels=_known(reading, reading.labels),
+        _readings={True: reading},
+        cache={},
+    )
+
+
+def _read_anew(program: Callable[..., Any], arguments: Arguments) -> Mixture:
+    """The program run on abstract values, or on the data as constants where it needs them."""
+    try:
+        reading, found = read(program, arguments, static_data=False)
+        static_data = False
+    except NEEDS_VALUES as error:
+        if any(isinstance(array, Blocks) for array in arguments.arrays):
+            raise ValueError(
+                "the program needs the data's values to run, and Blocks are never held: give "
+                "such numbers (how many groups, say) to the program as an argument"
+            ) from error
+        reading, found = read(program, arguments, static_data=True)
+        static_data = True
+    return _assemble(program, arguments, reading, found, static_data)
 
 
 def _assemble(
@@ -302,18 +389,11 @@ def _assemble(
     plates = {n: _plate_dims(s) for n, s in found.latent.items()}
     named = (plates[n][axis] for n, axis in paths.items() if axis is not None)
     cluster_dim = next((name for name in named if name is not None), "cluster")
-    group = None if reading.group is None else _concrete(reading, reading.group)
+    group = _known(reading, reading.group)
     observed = tuple(
-        _observed(
-            part,
-            _concrete(reading, node),
-            {n: _concrete(reading, g) for n, g in own.items()},
-            group,
-        )
-        for part, node, own in zip(found.parts, reading.values, reading.givens, strict=True)
+        _observed(part, value, given, group)
+        for part, (value, given) in zip(found.parts, _given_data(reading), strict=True)
     )
-    if group is not None:
-        check_groups(observed[0].name, group, reading.components.shape[0])
     value, event_dim = _side_by_side(observed, reading.components.shape[:-1])
     width = value.shape[-1] if event_dim else None
     sites = {
@@ -332,8 +412,8 @@ def _assemble(
         masked=found.masked,
         mixture_event_dim=event_dim,
         value=value,
-        weights=None if reading.scale is None else _concrete(reading, reading.scale),
-        labels=None if reading.labels is None else _concrete(reading, reading.labels),
+        weights=_known(reading, reading.scale),
+        labels=_known(reading, reading.labels),
         row_dims=found.row_dims,
         event_dims=_event_dims(event_dim, found.parts),
         cluster_dim=cluster_dim,
@@ -359,9 +439,23 @@ def _observed(
     )
 
 
+def _given_data(reading: Reading) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Values and given parameters of each observed site."""
+    for node, own in zip(reading.values, reading.givens, strict=True):
+        yield _concrete(reading, node), {name: _concrete(reading, g) for name, g in own.items()}
+
+
+def _known(reading: Reading, node: Node | None) -> np.ndarray | None:
+    """The value of a node that is data, None where there is none."""
+    return None if node is None else _concrete(reading, node)
+
+
 def _side_by_side(observed: tuple[Observed, ...], rows: tuple[int, ...]) -> tuple[np.ndarray, int]:
     """The data as one array, and its number of event axes: several sites become columns."""
     rank = len(rows)
+    group = observed[0].group
+    if group is not None:
+        check_groups(observed[0].name, group, rows[0])
     if len(observed) == 1 and observed[0].group is None:
         value = observed[0].value
         return value, value.ndim - rank

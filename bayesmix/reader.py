@@ -6,7 +6,7 @@ room that knows NumPyro's handlers.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -70,7 +70,11 @@ class Reading:
     supports: dict[str, list[Node]]
     centres: dict[str, Node]
     sites: dict[str, Node]
-    data: dict[int, Any]  # arrays, or Blocks
+    data: dict[int, Any]  # arrays, or Blocks: the arguments in their order, then what is captured
+
+    def of(self, arrays: list[Any]) -> "Reading":
+        """The same reading of other arguments of the same shapes."""
+        return replace(self, data=self.data | dict(zip(self.data, arrays, strict=False)))
 
 
 class _Abstract(Messenger):
@@ -307,4 +311,4 @@ def _log_prob(site: dict[str, Any]) -> Any:
 
 def x64() -> bool:
     """Whether the ambient precision is float64."""
-    return jnp.result_type(float) == jnp.float64
+    return bool(jax.config.read("jax_enable_x64"))

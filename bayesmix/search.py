@@ -74,9 +74,18 @@ def search(
             raise
         interrupted = True
     if not whole:
-        last = replace(climber, max_steps=1, saved=NOWHERE) if interrupted else climber
-        runs = _carried(last, runs, progress)
+        try:
+            runs = _carried(climber if not interrupted else _hurried(climber), runs, progress)
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            runs, interrupted = _carried(_hurried(climber), runs, progress), True
     return Found(runs, interrupted)
+
+
+def _hurried(climber: Climber) -> Climber:
+    """A climber that only takes an E-step, for what was found before an interrupt."""
+    return replace(climber, max_steps=1, saved=NOWHERE)
 
 
 def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> Iterator[Run]:

@@ -18,6 +18,7 @@ ROOMS = (
     "linear",
     "rowwise",
     "arguments",
+    "lookups",
     "vector_mixture",
     "skew_normal",
     "groups",

@@ -12,6 +12,7 @@ from bayesmix.density.piece import Piece
 from bayesmix.density.prepared import (
     binned_of,
     cached,
+    data_at_hand,
     data_of,
     density_of,
     row_weights,
@@ -33,6 +34,7 @@ __all__ = [
     "by_row",
     "cached",
     "columns_of",
+    "data_at_hand",
     "data_of",
     "density_of",
     "expected_log_joint",

@@ -29,7 +29,7 @@ def cached(mixture: Mixture, name: str, make: Any) -> Any:
     key = (name, x64())
     if key not in mixture.cache:
         _ = mixture.reading
-        tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
+        tracing = isinstance(jax.device_put(0.0), jax.core.Tracer)  # compiles nothing
         with jax.ensure_compile_time_eval() if tracing else nullcontext():
             mixture.cache[key] = make()
     return mixture.cache[key]
@@ -47,6 +47,12 @@ def data_of(mixture: Mixture, dtype: str | None = None) -> Data:
     """
     dtype = dtype or jnp.result_type(float).name
     return cached(mixture, f"data {dtype}", lambda: prepare(density_of(mixture), mixture, dtype))
+
+
+def data_at_hand(mixture: Mixture) -> Data:
+    """The mixture's data in the precision in which they have been prepared already, if any."""
+    known = (mixture.cache.get((f"data {dtype}", x64())) for dtype in ("float64", "float32"))
+    return next((data for data in known if data is not None), None) or data_of(mixture)
 
 
 def prepare(density: Density, mixture: Mixture, dtype: str) -> Data:
