@@ -20,13 +20,13 @@ from bayesmix.checkpoint import Checkpoint, File
 from bayesmix.checks import check_gaps
 from bayesmix.climb import Climber
 from bayesmix.density import Data, columns_of, data_of, density_of, has_family, log_density
+from bayesmix.density.arithmetic import ROUNDING
 from bayesmix.engine import (
     CONVERGED,
     DEGENERATE,
     FELL,
     INTERRUPTED,
     MAX_STEPS,
-    ROUNDING,
     Engine,
     entered,
     one_step,

@@ -24,7 +24,6 @@ from bayesmix.effort import cells_of, compiled
 from bayesmix.mstep import Plan, m_step
 from bayesmix.program import Params
 
-ROUNDING = 64
 EVALUATIONS = 12
 FIRST_EVALUATIONS = 200
 BLOCK = 128
@@ -110,7 +109,7 @@ class Engine:
         flat = ravel_pytree(after)[0]
         value, log_likelihood, statistics = self.e_step(after, data)
         rise, finite = value - state.log_joint, jnp.isfinite(value)
-        noise = ROUNDING * self.density.rounding(data) * (1 + jnp.abs(value))
+        noise = self.density.noise(after, statistics, value, data)
         length = jnp.linalg.norm(flat - state.point)
         gain, left = _promise(state, rise, length, noise)
         kept = finite & (rise >= -noise)
@@ -177,10 +176,12 @@ def advance(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) ->
 class Probe(NamedTuple):
     """One pass over the data at unconstrained coordinates: all that the next move needs.
 
-    ``gradient`` of the log joint and ``em_step``, the move that an EM step would make, are (n,).
+    ``gradient`` of the log joint and ``em_step``, the move that an EM step would make, are (n,);
+    ``noise`` is what rounding hides of the log joint.
     """
 
     log_joint: Any
+    noise: Any
     log_likelihood: jax.Array
     statistics: Any
     gradient: Any
@@ -205,7 +206,8 @@ def _probe(engine: Engine, z: Any, inverse: Any, data: Data) -> Probe:
     )
     after, inverse = engine.m_step(params, statistics, inverse, data, False)
     em_step = free(density, after, data) - z
-    return Probe(log_joint, log_likelihood, statistics, gradient, em_step, inverse)
+    noise = density.noise(params, statistics, log_joint, data)
+    return Probe(log_joint, noise, log_likelihood, statistics, gradient, em_step, inverse)
 
 
 def probe(engine: Engine, z: np.ndarray, inverse: Any, data: Data) -> Probe:
@@ -231,7 +233,7 @@ def hasten(
     here = probe(engine, z, state.inverse, data)
     if not here.finite:
         return state, []
-    noise = ROUNDING * engine.density.rounding(data) * (1 + abs(float(here.log_joint)))
+    noise = float(here.noise)
     history, left = [float(here.log_joint)], np.inf
     calm, stop = 0, RUNNING
     try:

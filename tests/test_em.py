@@ -573,3 +573,13 @@ def test_settings_are_checked_at_the_door():
     for bad in ({"restarts": 0}, {"max_steps": 0}, {"tol": -1.0}, {"dtype": "float16"}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             bm.EM(program, **{"progress_bar": False, **bad}).run(jax.random.key(0), Y)
+
+
+@pytest.mark.parametrize("covariance", ["tied", "full", "spherical"])
+def test_rounding_of_clusters_far_apart_is_no_fall(covariance):
+    """At a distance of 90 standard deviations x loc and loc^2 cancel: 1e-9 nats are rounding."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(3000, 2)) + 30 * rng.integers(0, 4, size=(3000, 1))
+    program = bm.models.gaussian(4, covariance=covariance)
+    em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), x)
+    assert em.converged, em.stop

@@ -35,6 +35,9 @@ from bayesmix.sweep import (
 
 # Nats of a row's score that may be lost before the sweep gives way, by precision.
 CANCELLATION = {"float64": 1e-8, "float32": 1e-3}
+# Rounding units by which a log joint of this size, and the sum of a score's terms, may be off.
+ROUNDING = 64
+PER_TERM = 4
 
 
 class Data(NamedTuple):
@@ -194,10 +197,20 @@ class Density:
         size = jnp.max(jnp.abs(eta)) * jnp.maximum(1.0, largest(z)) ** 2
         return ~(size * jnp.finfo(precision).eps < CANCELLATION[precision.name])
 
-    def rounding(self, data: Data) -> float:
-        """The rounding unit of the pass over the data."""
+    def noise(self, params: Params, statistics: Any, value: Any, data: Data) -> jax.Array:
+        """What rounding hides of the log joint, ``value`` at ``params``, in nats.
+
+        A family's scores are sums of terms that may be far larger than they are: x loc and loc^2 of
+        a narrow cluster away from the data's centre. Their sizes, summed over the rows, are those
+        of the statistics at ``params`` times the natural parameters.
+        """
         precision = data.rows.z.dtype if self.family else jnp.result_type(float)
-        return float(jnp.finfo(precision).eps)
+        size = ROUNDING * (1 + jnp.abs(value))
+        if self.family and not self.patterned and not self.family.robust:
+            eta, offset = self.natural(params, data)
+            terms = jnp.sum(statistics.mass * jnp.abs(offset))
+            size += PER_TERM * (terms + jnp.sum(jnp.abs(eta * statistics.features)))
+        return float(jnp.finfo(precision).eps) * size
 
     def log_prior(self, params: Params, data: Data) -> jax.Array:
         """Log density of all sites but the mixture's, in nats."""
