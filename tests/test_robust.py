@@ -63,9 +63,10 @@ def test_q_of_the_step_is_expected_over_the_scales():
     assert abs(ours[0] - ours[1] - theirs) < 1e-4 * abs(theirs)
 
 
-def test_gradient_of_the_step_is_that_of_the_log_joint():
-    """Fisher's identity for assignments and scales together."""
-    row = BY_ID["student_matrix"]
+@pytest.mark.parametrize("row_id", ["student_matrix", "skew_components"])
+def test_gradient_of_the_step_is_that_of_the_log_joint(row_id):
+    """Fisher's identity for assignments and what is hidden in the rows together."""
+    row = BY_ID[row_id]
     at = oracles.draw_params(row, 3)
     with x64():
         mixture = bm.trace(row.program, *row.args)

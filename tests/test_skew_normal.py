@@ -1,13 +1,15 @@
 """The skew-normal distribution against SciPy's, and its ready-made mixture."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.infer.util import log_density
-from oracles import x64
+from oracles import Z, x64
 from scipy import special, stats
 
 import bayesmix as bm
+from bayesmix.families.skew_normal import _below
 
 LOC, SCALE, ALPHA = (
     np.array([0.5, -1.0, 2.0]),
@@ -38,6 +40,39 @@ def test_moments_and_draws():
     np.testing.assert_allclose(variance, theirs.var(), rtol=1e-12)
     for column, parameters in zip(draws.T, zip(ALPHA, LOC, SCALE, strict=True), strict=True):
         assert stats.kstest(column, stats.skewnorm(*parameters).cdf).pvalue > 1e-3
+
+
+def test_the_cut_normal_far_out():
+    """log Phi(a) and a + phi(a) / Phi(a), by SciPy's scaled error function where that is exact."""
+    a = np.concatenate([-np.logspace(-3, 3, 200), np.linspace(-6.0, 6.0, 200)])
+    with x64():
+        log_cdf, excess = (np.asarray(each) for each in _below(jnp.asarray(a)))
+    np.testing.assert_allclose(log_cdf, special.log_ndtr(a), rtol=1e-13, atol=1e-15)
+    hazard = np.sqrt(2 / np.pi) / special.erfcx(-a / np.sqrt(2))
+    near, far = a > -10, a < -100
+    # a and its hazard, each right to rounding, cancel by a factor of a^2 in the sum.
+    np.testing.assert_allclose(excess[near], (a + hazard)[near], rtol=1e-11)
+    x = -a[far]
+    np.testing.assert_allclose(excess[far], 1 / x - 2 / x**3 + 10 / x**5 - 74 / x**7, rtol=1e-12)
+
+
+def test_a_fit_of_many_rows_finds_both_slants():
+    """Within Z standard errors, from the curvature at the mode."""
+    rng = np.random.default_rng(0)
+    first = rng.random(3000) < 0.4
+    draws = [
+        stats.skewnorm.rvs(a, m, s, size=3000, random_state=rng)
+        for a, m, s in ((6.0, 0.0, 1.0), (-4.0, 5.0, 2.0))
+    ]
+    em = bm.EM(bm.models.skew_normal(2), restarts=4, progress_bar=False).run(
+        jax.random.key(0), np.where(first, *draws)
+    )
+    assert "SkewNormal), no N x K" in " ".join(str(em.mixture).split())
+    order = np.argsort(em.params["loc"])
+    errors = em.standard_errors()
+    for site, truth in {"loc": [0, 5], "squared_scale": [1, 4], "alpha": [6, -4]}.items():
+        away = np.abs(em.params[site] - np.array(truth)[np.argsort(order)])
+        assert np.all(away < Z * errors[site]), site
 
 
 @pytest.mark.parametrize("columns", [(), (2,)], ids=["N", "N_x_2"])

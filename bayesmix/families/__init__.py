@@ -170,6 +170,7 @@ from bayesmix.families import (  # noqa: E402
     negative_binomial,  # noqa: F401
     normal,  # noqa: F401
     poisson,  # noqa: F401
+    skew_normal,  # noqa: F401
     student,  # noqa: F401
     von_mises,  # noqa: F401
     zeros,  # noqa: F401

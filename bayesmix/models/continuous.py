@@ -56,7 +56,9 @@ def gaussian(
     Axes have no order, and no sign: a program with orientation has D! 2^(D-1) copies of
     every solution, all the same matrices Sigma. EM's answer is one of them; the chains of NUTS
     begin in the same one, and compare matrices, not axes, where two axes are nearly equal. A
-    Laplace evidence counts one copy. prior="mclust" is for the structures with two names.
+    Laplace evidence counts one copy. prior="mclust" is for the structures with two names: for the
+    others the published formulas do not lead to the log likelihoods that R's mclust reports, so
+    that it would be another prior of that name.
 
     "factor": Sigma = loadings loadings' + diag(noise), with the sites `loadings` (K, D, factors),
     in data units, and `noise` (K, D), in squared data units. Rotated factors give the same Sigma;
@@ -73,7 +75,8 @@ def gaussian(
         raise ValueError(f"factors={factors!r} is for covariance='factor', not {name!r}")
     if prior == "mclust" and structure not in PLAIN:
         raise ValueError(
-            f"prior 'mclust' is not offered with covariance {name!r}: use prior 'default' or 'flat'"
+            f"prior 'mclust' is not offered with covariance {name!r}, only with "
+            f"{', '.join(PLAIN)}: use prior 'default' or 'flat'"
         )
     if structure == "factor":
         return factored(K, factor_count(factors), prior)
