@@ -21,7 +21,7 @@ BEND = 1e-8
 BLOCK = 16
 CELLS = 2**20
 FIRST_STEP = 1e-4
-LONGEST = 1e6
+SHORTEST, LONGEST = 1e-12, 1e6  # steps, of the coordinate: shorter ones are lost in its rounding
 ROUNDS = 12
 SETTLED = 0.01
 SMALLEST = 1e-8
@@ -117,7 +117,8 @@ def bend_at(
         if not (np.isfinite(found.value) and found.flat.any()):
             break
         change = np.sqrt(target / np.maximum(bent, 1e-4 * target))
-        steps = np.minimum(steps * np.where(np.isfinite(bent), change, 1e-4), LONGEST * size)
+        steps = steps * np.where(np.isfinite(bent), change, 1e-4)
+        steps = np.clip(steps, SHORTEST * size, LONGEST * size)
     return found
 
 
