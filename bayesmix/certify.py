@@ -157,15 +157,20 @@ def _of_observed_cells(mixture: Mixture, args: Any, kwargs: Any, params: Params)
             continue
         if name != mixture.name:
             log_prob = site["fn"].log_prob(site["value"])
-            total += jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
+            total += jnp.sum(_times(site["scale"], log_prob))
             continue
         fn, weights = peel(site["fn"]), mixture.weights
         value = jnp.expand_dims(site["value"], -fn.event_dim - 1)
         missing = np.expand_dims(mixture.missing, -fn.event_dim - 1)
         terms = _observed_terms(fn.component_distribution, value, missing)
         rows = jax.nn.logsumexp(jax.nn.log_softmax(fn.mixing_distribution.logits) + terms, -1)
-        total += jnp.sum(rows if weights is None else weights * rows)
+        total += jnp.sum(_times(weights, rows))
     return total
+
+
+def _times(weights: Any, log_prob: jax.Array) -> jax.Array:
+    """Log densities times the weights of handlers.scale, if there are any."""
+    return log_prob if weights is None else weights * log_prob
 
 
 def _observed_terms(fn: Any, value: jax.Array, missing: np.ndarray) -> jax.Array:
@@ -247,11 +252,12 @@ def _trace_of_cluster(
         else:
             log_prob = site["fn"].log_prob(site["value"])
         if name not in inside:
-            others += jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
+            others += jnp.sum(_times(site["scale"], log_prob))
             continue
         group = next((s.group for s in mixture.observed if s.name == name), None)
         if group is not None:
-            log_prob = by_group(log_prob, group, len(rows))
+            log_prob = by_group(_times(site["scale"], log_prob), group, len(rows))
+            log_prob = log_prob / _times(z["scale"], jnp.ones(len(rows)))
         within = tuple(a for a in range(-log_prob.ndim, 0) if a not in axes)
         rows += log_prob.sum(within)
     return others, rows, 1.0 if mixture.weights is None else jnp.asarray(mixture.weights)

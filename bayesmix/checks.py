@@ -36,10 +36,9 @@ def check_data(mixture: "Mixture") -> None:
         _check_blocks(mixture, mixture.value)
         return
     used = np.ones(mixture.rows, bool) if mixture.weights is None else mixture.weights != 0
-    if mixture.weights is not None and not (
-        np.isfinite(mixture.weights).all() and (mixture.weights >= 0).all()
-    ):
-        raise ValueError(f"site {name!r} has a row weight that is negative or not finite")
+    for weights in (mixture.weights, *(site.powers for site in mixture.observed)):
+        if weights is not None and not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError(f"site {name!r} has a row weight that is negative or not finite")
     for site in mixture.observed:
         some = _used(site, used)
         _refuse(np.isnan, "is missing (NaN)", mixture, site, some, _remedy(site))

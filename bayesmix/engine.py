@@ -24,7 +24,7 @@ from bayesmix.effort import cells_of, compiled
 from bayesmix.mstep import Plan, m_step
 from bayesmix.program import Params
 
-EVALUATIONS = 12
+EVALUATIONS = 6  # of Q in an ascent; the next EM step goes on from its inverse Hessian
 FIRST_EVALUATIONS = 200
 BLOCK = 128
 SAFETY = 10  # the estimate of what remains is trusted to this factor

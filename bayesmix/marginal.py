@@ -144,10 +144,13 @@ class Assigned(dist.Distribution):
         axes of the batch are part of a row, and there ``log_prob`` has length 1.
     group : where rows are of groups that share an assignment, the group of each, (N,). Then
         log_weights, densities and responsibilities are by group, (G, K), and ``log_prob`` gives
-        every row an even share of its group's.
+        every row its share of its group's.
+    powers, shares : of each row of a group, (N,): what its log density counts, times its row,
+        within the group, and the part of the group's log density that it is given; None for 1 and
+        for even shares.
     """
 
-    pytree_data_fields = ("log_weights", "components", "group")
+    pytree_data_fields = ("log_weights", "components", "group", "powers", "shares")
     pytree_aux_fields = ("rows",)
 
     def __init__(
@@ -157,9 +160,11 @@ class Assigned(dist.Distribution):
         rows: tuple[int, ...],
         batch_shape: tuple[int, ...],
         group: Any = None,
+        powers: Any = None,
+        shares: Any = None,
     ) -> None:
         self.log_weights, self.components, self.rows = log_weights, components, rows
-        self.group = group
+        self.group, self.powers, self.shares = group, powers, shares
         super().__init__(batch_shape, components.event_shape, validate_args=False)
 
     @property
@@ -185,6 +190,9 @@ class Assigned(dist.Distribution):
         by_row = jnp.moveaxis(log_prob.sum(others), 0, -1)
         if self.group is None:
             return by_row
+        if self.powers is not None:
+            powers = self.powers[:, None]
+            by_row = jnp.where(powers > 0, powers * by_row, 0.0)
         return by_group(by_row, self.group, len(self.log_weights))
 
     def component_log_probs(self, value: Any) -> jax.Array:
@@ -196,7 +204,11 @@ class Assigned(dist.Distribution):
         terms = jnp.where(jnp.isneginf(terms), -jnp.inf, terms)  # as in MixtureSameFamily
         shape = [n if axis in self.rows else 1 for axis, n in self._axes()]
         total = jax.nn.logsumexp(terms, -1)
-        return (total if self.group is None else to_rows(total, self.group)).reshape(shape)
+        if self.group is None:
+            return total.reshape(shape)
+        if self.shares is None:
+            return to_rows(total, self.group).reshape(shape)
+        return (total[self.group] * self.shares).reshape(shape)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         choose, draw = jax.random.split(key)
@@ -369,14 +381,35 @@ class SumOut(Messenger):
                 f"site {name!r} uses {self.name}[group] of {N} rows but has the shape "
                 f"{fn.batch_shape[1:]}: put it into one plate of these rows"
             )
-        if msg["scale"] is not None or self.site["scale"] is not None:
+        if declared(msg) and (self.holes or holes_in(msg["value"])):
+            fn = Incomplete(fn)
+        G, K = self.site["fn"].batch_shape[-1], self._log_weights.shape[-1]
+        log_weights = jnp.broadcast_to(self._log_weights, (G, K))
+        weighed = self._weighed(name, msg["scale"], G)
+        msg["fn"] = self.used[name] = Assigned(log_weights, fn, (-1,), (N,), self.group, *weighed)
+
+    def _weighed(self, name: str, scale: Any, G: int) -> tuple[Any, Any]:
+        """Powers and shares of the rows (N,) of groups, some of which handlers.scale covers.
+
+        The weight of the assignment is the group's; what a row has beyond it counts the row within
+        the group. So a row of weight 2 is one that was seen twice, and a group of weight 2, with
+        all of its rows, is a group that was seen twice. NumPyro multiplies what a row is given of
+        its group's log density by the row's weight.
+        """
+        whole = self.site["scale"]
+        if scale is None and whole is None:
+            return None, None
+        if scale is None:
             raise ValueError(
-                f"handlers.scale covers {self.name!r} or {name!r}, whose rows are of groups: such "
-                "rows cannot be weighted"
+                f"handlers.scale covers the groups of {self.name!r} but not {name!r}: put the rows "
+                "inside it, too, with the weight of their group (weight[group])"
             )
-        shape = (self.site["fn"].batch_shape[-1], self._log_weights.shape[-1])
-        by_group = jnp.broadcast_to(self._log_weights, shape)
-        msg["fn"] = self.used[name] = Assigned(by_group, fn, (-1,), (N,), self.group)
+        of_rows = jnp.broadcast_to(jnp.asarray(scale, float), self.group.shape)
+        of_groups = jnp.broadcast_to(jnp.asarray(1.0 if whole is None else whole, float), (G,))
+        own = of_groups[self.group]
+        powers = jnp.where(own > 0, of_rows / jnp.where(own > 0, own, 1.0), 0.0)
+        total = by_group(of_rows, self.group, G)[self.group]
+        return powers, jnp.where(total > 0, own / jnp.where(total > 0, total, 1.0), 0.0)
 
     def _check_rows(self, name: str, shape: tuple[int, ...]) -> None:
         own = self.site["fn"].batch_shape

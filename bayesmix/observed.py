@@ -83,6 +83,7 @@ def mixture_arrays(name: str, site: dict[str, Any], found: Found) -> dict[str, A
         "values": [value],
         "givens": [given],
         "scales": [_row_scale(site, masks, rows)],
+        "powers": (None,),
         "labels": None,
         "group": None,
         "weights": _mixing_values(mixture.mixing_distribution),
@@ -99,7 +100,8 @@ def mixture_arrays(name: str, site: dict[str, Any], found: Found) -> dict[str, A
 def assigned_arrays(samples: dict[str, Any], summed: SumOut, found: Found) -> dict[str, Any]:
     """The arrays of the observed sites that share an assignment, with it summed out.
 
-    "scales" has the weight of the rows by each of the sites, which must be one and the same.
+    "scales" has the weight of the rows by each of the sites, which must be one and the same; rows
+    of groups may have weights of their own within the group, their "powers".
     """
     z, axes = summed.site, summed.rows
     rows = tuple(z["fn"].batch_shape[axis] for axis in axes)
@@ -128,11 +130,12 @@ def assigned_arrays(samples: dict[str, Any], summed: SumOut, found: Found) -> di
         terms = terms + ruled_out(labels, K)
     leaves = [member.leaves for member in members]
     plain = len(members) == 1 and labels is None
-    sites = [z, *(part.site for part in found.parts)]
+    sites = [z] if summed.group is not None else [z, *(part.site for part in found.parts)]
     return {
         "values": [member.value for member in members],
         "givens": [member.given for member in members],
         "scales": [_row_scale(site, masks, rows, axes) for site in sites],
+        "powers": tuple(each.powers for each in summed.used.values()),
         "labels": labels,
         "group": summed.group,
         "weights": _by_row(_mixing_values(mixing), axes),

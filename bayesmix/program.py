@@ -97,7 +97,8 @@ class Observed:
     ``value`` has the rows first, then the axes of plates within a row, then the event's
     (``event_dim`` of them); ``given`` are parameters that are data (numbers of trials), in the same
     shape. ``group`` is the group of each row where groups share an assignment (the mixture's own
-    rows are then the groups), and ``plate`` names these rows. ``components`` are the distributions'
+    rows are then the groups), ``plate`` names these rows, and ``powers`` are the weights, if any,
+    of the rows within their groups. ``components`` are the distributions'
     classes, one per family, and ``supports`` their supports. ``declared``: NaN stands for missing.
     """
 
@@ -109,6 +110,7 @@ class Observed:
     supports: tuple[Any, ...] = field(repr=False)
     plate: str = "obs_id"
     group: np.ndarray | None = field(default=None, repr=False)
+    powers: np.ndarray | None = field(default=None, repr=False)
     declared: bool = False
 
     def of_rows(self, values: np.ndarray, rows: tuple[int, ...]) -> np.ndarray:
@@ -329,7 +331,7 @@ def _keep(key: Any, mixture: Mixture) -> None:
         mixture,
         arguments=replace(mixture.arguments, leaves=(), columns=None, index=None, mesh=None),
         observed=tuple(
-            replace(site, value=None, given={}, group=None) for site in mixture.observed
+            replace(site, value=None, given={}, group=None, powers=None) for site in mixture.observed
         ),
         value=None,
         weights=None,
@@ -344,8 +346,8 @@ def _dressed(kept: Mixture, program: Callable[..., Any], arguments: Arguments) -
     reading = kept.reading.of(arguments.arrays)
     group = _known(reading, reading.group)
     observed = tuple(
-        replace(site, value=value, given=given, group=group)
-        for site, (value, given) in zip(kept.observed, _given_data(reading), strict=True)
+        replace(site, value=value, given=given, group=group, powers=powers)
+        for site, (value, given, powers) in zip(kept.observed, _given_data(reading), strict=True)
     )
     return replace(
         kept,
@@ -391,8 +393,8 @@ def _assemble(
     cluster_dim = next((name for name in named if name is not None), "cluster")
     group = _known(reading, reading.group)
     observed = tuple(
-        _observed(part, value, given, group)
-        for part, (value, given) in zip(found.parts, _given_data(reading), strict=True)
+        _observed(part, value, given, group, powers)
+        for part, (value, given, powers) in zip(found.parts, _given_data(reading), strict=True)
     )
     value, event_dim = _side_by_side(observed, reading.components.shape[:-1])
     width = value.shape[-1] if event_dim else None
@@ -423,7 +425,11 @@ def _assemble(
 
 
 def _observed(
-    part: Part, value: np.ndarray, given: dict[str, np.ndarray], group: np.ndarray | None
+    part: Part,
+    value: np.ndarray,
+    given: dict[str, np.ndarray],
+    group: np.ndarray | None,
+    powers: np.ndarray | None,
 ) -> Observed:
     frames = part.site["cond_indep_stack"]
     return Observed(
@@ -435,14 +441,18 @@ def _observed(
         supports=tuple(component.support for component in part.components),
         plate=frames[0].name if group is not None else "obs_id",
         group=group,
+        powers=powers,
         declared=declared(part.site),
     )
 
 
-def _given_data(reading: Reading) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Values and given parameters of each observed site."""
-    for node, own in zip(reading.values, reading.givens, strict=True):
-        yield _concrete(reading, node), {name: _concrete(reading, g) for name, g in own.items()}
+def _given_data(
+    reading: Reading,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]]:
+    """Values, given parameters and weights within groups of each observed site."""
+    for node, own, powers in zip(reading.values, reading.givens, reading.powers, strict=True):
+        given = {name: _concrete(reading, g) for name, g in own.items()}
+        yield _concrete(reading, node), given, _known(reading, powers)
 
 
 def _known(reading: Reading, node: Node | None) -> np.ndarray | None:

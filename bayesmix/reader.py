@@ -47,7 +47,8 @@ class Reading:
     """The program's values as nodes of one graph, in one precision.
 
     ``values``: the data, by observed site, (*rows, ...), ``givens``: parameters that are data, too
-    (numbers of trials), each in the same shape; ``scale``: weights of the rows;
+    (numbers of trials), each in the same shape; ``scale``: weights of the rows; ``powers``: those
+    within groups, (N,) or None;
     ``group``: the group of each row, where rows are of groups that share an assignment;
     ``labels``: known assignments, -1 where there is none; ``leaves``: parameters of the
     components, (*rows or nothing, K, *event), one dict per component family; ``components``: log
@@ -59,6 +60,7 @@ class Reading:
     values: tuple[Node, ...]
     givens: tuple[dict[str, Node], ...]
     scale: Node | None
+    powers: tuple[Node | None, ...]
     labels: Node | None
     group: Node | None
     weights: Node

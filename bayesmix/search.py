@@ -15,6 +15,7 @@ import numpy as np
 
 from bayesmix.climb import NOWHERE, Climber, Run
 from bayesmix.density import binned_of, sample_of
+from bayesmix.density.layout import line_of
 from bayesmix.engine import INTERRUPTED
 from bayesmix.modes import atlas, rows_needed
 from bayesmix.start import Starts, coded, starts_on
@@ -59,7 +60,8 @@ def search(
         x, data, whole = sample_of(mixture, climber.data, SCOUT, rng)
     scout = replace(climber, data=data, tol=climber.tol if whole else max(climber.tol, ROUGH))
     ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
-    starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng, mixture.background)
+    lines = x if line_of(mixture) is not None else None
+    starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng, mixture.background, lines)
     runs: list[Run] = []
     interrupted = False
     try:

@@ -2,12 +2,15 @@
 
 Starts differ on purpose, since each kind misses optima that another finds: k-means++ with Lloyd
 steps, k-means++ seeds as they fall, nearest of K random rows, slices along a random direction, and
-random responsibilities; on columns scaled one by one and on whitened columns in turn. Hard
-assignments are softened, so that no cluster begins on a single point.
+random responsibilities; on columns scaled one by one and on whitened columns in turn. Clusters that
+are lines may begin at lines through random rows, as many as it takes to fix one (Fischler & Bolles
+1981, Random sample consensus, Communications of the ACM 24). Hard assignments are softened, so that
+no cluster begins on a single point.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpyro.distributions as dist
@@ -22,6 +25,7 @@ FIRM = 0.95
 HAZE = 0.01
 SPARE = 0.1  # of every row: what the background begins with
 KINDS = ("k-means", "seeds", "slices", "random", "rows", "slices", "seeds", "random")
+LINE_KINDS = ("k-means", "lines", "slices", "random", "rows", "lines", "seeds", "lines")
 LLOYD = {"k-means": 10, "seeds": 1}
 
 
@@ -67,6 +71,7 @@ class Starts:
 
     ``labels`` (n,) are known assignments, -1 for none, or None. K does not count the clusters of
     the ``background``, which have no place among the rows and begin with a little of every row.
+    ``lines``: where clusters are lines, the response and the covariates side by side, else None.
     """
 
     x: np.ndarray
@@ -76,6 +81,7 @@ class Starts:
     rng: np.random.Generator
     labels: np.ndarray | None = None
     background: tuple[int, ...] = ()
+    lines: np.ndarray | None = None
 
     def start(self, number: int) -> np.ndarray:
         """Responsibilities (n, K) of start ``number``, which says of what kind it is."""
@@ -90,19 +96,25 @@ class Starts:
         """``resp`` (n, K) with one cluster taken away and another grown from a few close rows.
 
         The rows of the cluster that goes fall to the others; the new one begins as the ``fewest``
-        to ``most`` nearest neighbours of a random row, in one of the coordinates.
+        to ``most`` nearest neighbours of a random row, in one of the coordinates, or as the rows
+        closest to a line through random ones.
         """
         resp = np.delete(resp, self.background, axis=1)
         resp = (resp + 1e-12) / (resp + 1e-12).sum(1, keepdims=True)
         gone = int(self.rng.integers(self.K))
-        x = self.coordinates[int(self.rng.integers(len(self.coordinates)))]
+        ways = len(self.coordinates) + (self.lines is not None)
+        way = int(self.rng.integers(ways))
         size = int(np.exp(self.rng.uniform(np.log(fewest), np.log(most + 1))))
-        distance = np.square(x - x[self.rng.integers(len(x))]).sum(1)
+        if way == len(self.coordinates):
+            distance = self._from_random_line(self.lines)
+        else:
+            x = self.coordinates[way]
+            distance = np.square(x - x[self.rng.integers(len(x))]).sum(1)
         near = np.argpartition(distance, size - 1)[:size]
         others = np.delete(resp, gone, axis=1)
         total = others.sum(1, keepdims=True)
         others = np.where(total > 1e-8, others / np.maximum(total, 1e-8), 1 / (self.K - 1))
-        new = np.zeros(len(x))
+        new = np.zeros(len(resp))
         new[near] = FIRM
         moved = np.insert(others * (1 - new[:, None]), gone, new, axis=1)
         return self._with_background(self._in_order((1 - HAZE) * moved + HAZE / self.K))
@@ -115,10 +127,13 @@ class Starts:
 
     def _labels(self, x: np.ndarray, number: int) -> np.ndarray | None:
         """Labels of one start, or None for random responsibilities."""
-        kind = KINDS[number % len(KINDS)]
+        kind = (KINDS if self.lines is None else LINE_KINDS)[number % len(KINDS)]
         distinct = np.unique(x, axis=0)
         if kind == "random" or len(distinct) < self.K:
             return None
+        if kind == "lines":
+            each = [self._from_random_line(self.lines) for _ in range(self.K)]
+            return np.argmin(each, axis=0)
         if kind == "slices":
             return self._slices(x @ self.rng.standard_normal(x.shape[1]))
         if kind == "rows":
@@ -132,6 +147,13 @@ class Starts:
         except ClusterError:
             centres = self._random_rows(distinct)
         return vq(x, centres)[0]
+
+    def _from_random_line(self, columns: Any) -> np.ndarray:
+        """Squared distance, along the response, from a line through random rows, (n,)."""
+        response, design = columns[:, 0], columns[:, 1:]
+        some = self.rng.choice(len(design), min(design.shape), replace=False)
+        slope = np.linalg.lstsq(design[some], response[some], rcond=None)[0]
+        return np.square(response - design @ slope)
 
     def _random_rows(self, distinct: np.ndarray) -> np.ndarray:
         return distinct[self.rng.choice(len(distinct), self.K, replace=False)]
@@ -161,14 +183,15 @@ def starts_on(
     ordered: bool,
     rng: np.random.Generator,
     background: tuple[int, ...] = (),
+    lines: np.ndarray | None = None,
 ) -> Starts:
     """Starts for rows ``x`` (n, D) with known labels, if any, in scaled and whitened columns.
 
-    A missing cell lies where its column's mean is, which tells nothing about its cluster.
+    lines : response and covariates of clusters that are lines. A missing cell lies where its column's mean is, which tells nothing about its cluster.
     """
     x = np.where(np.isnan(x), np.nanmean(x, 0), x)
     places = K - len(background)
-    return Starts(x, (_scaled(x), _whitened(x)), places, ordered, rng, labels, background)
+    return Starts(x, (_scaled(x), _whitened(x)), places, ordered, rng, labels, background, lines)
 
 
 def coded(mixture: Mixture, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

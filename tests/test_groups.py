@@ -150,6 +150,83 @@ def test_rows_of_a_group_are_drawn_from_one_cluster():
     assert abs(share - expected) <= Z * np.sqrt(expected * (1 - expected) / (4000 * G))
 
 
+# ------------------------------------------------------------------------------------------ weights
+
+
+def weighed(height, visits, group, count, of_groups, of_rows):
+    """``people`` with weights of the persons and, within them, of the visits."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, 1.5)))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+    with handlers.scale(scale=of_groups), numpyro.plate("person", count):
+        z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+    both = of_groups[group] * of_rows
+    with numpyro.plate("visit", len(height)), handlers.scale(scale=both):
+        mine = z[group]
+        numpyro.sample("height", dist.Normal(loc[mine], jnp.sqrt(var[mine])), obs=height)
+        numpyro.sample("visits", dist.Poisson(rate[mine]), obs=visits)
+
+
+def _joint(program, *args):
+    """Our log joint, held against that of the program with its assignments summed out."""
+    mixture = bm.trace(program, *args)
+    ours = float(bm.log_joint(mixture, PARAMS))
+    marginal = float(log_density(bm.marginalize(program), args, {}, PARAMS)[0])
+    assert abs(ours - marginal) <= ROUNDING * (1 + abs(ours))
+    return ours, mixture
+
+
+SEEN = np.array([1, 2, 1, 3, 1, 1, 2, 1, 1, 1, 2])  # times that each visit was made
+MET = np.array([2.0, 1.0, 3.0, 1.0, 2.0])  # times that each person was met
+
+
+def test_rows_of_weight_two_are_rows_seen_twice():
+    """Within the groups: the visits written out, and NumPyro's own scaled density summed over z."""
+    args = (HEIGHT, VISITS, GROUP, G, np.ones(G), SEEN * 1.0)
+    with x64():
+        ours, mixture = _joint(weighed, *args)
+        written_out = np.repeat(np.arange(len(GROUP)), SEEN)
+        rows = [array[written_out] for array in (HEIGHT, VISITS, GROUP)]
+        out = bm.trace(people, *rows, G)
+        expected = float(bm.log_joint(out, PARAMS))
+        every = np.array(list(itertools.product(range(K), repeat=G)))
+        held = jax.tree.map(jnp.asarray, PARAMS)
+        one = jax.jit(jax.vmap(lambda z: log_density(weighed, args, {}, held | {"z": z})[0]))
+        summed = logsumexp(np.asarray(one(every)))
+        resp, theirs = bm.responsibilities(mixture, PARAMS), bm.responsibilities(out, PARAMS)
+    assert abs(ours - expected) <= ROUNDING * (1 + abs(expected))
+    assert abs(ours - summed) <= ROUNDING * (1 + abs(summed))
+    np.testing.assert_allclose(resp, theirs, atol=ROUNDING)
+
+
+def test_groups_of_weight_two_are_groups_seen_twice():
+    """Every person written out, with all visits, as often as they count."""
+    with x64():
+        ours, _ = _joint(weighed, HEIGHT, VISITS, GROUP, G, MET, SEEN * 1.0)
+        copies, count = [], 0
+        for person, times in enumerate(MET.astype(int)):
+            own = np.repeat(np.arange(len(GROUP)), SEEN)
+            own = own[GROUP[own] == person]
+            copies += [(row, count + copy) for copy in range(times) for row in own]
+            count += times
+        rows, group = np.array(copies).T
+        out = bm.trace(people, HEIGHT[rows], VISITS[rows], group, count)
+        expected = float(bm.log_joint(out, PARAMS))
+    assert abs(ours - expected) <= ROUNDING * (1 + abs(expected))
+
+
+def test_weighed_groups_fit():
+    """EM and the certificate; a weight of the groups' is that of the rows in its criteria."""
+    args = (HEIGHT, VISITS, GROUP, G, MET, SEEN * 1.0)
+    em = bm.EM(weighed, restarts=2, progress_bar=False).run(jax.random.key(0), *args)
+    assert em.converged
+    np.testing.assert_array_equal(em.mixture.weights, MET)
+    certificate = bm.certify(jax.random.key(0), em.mixture, points=2)
+    assert certificate.passed, certificate
+
+
 # ---------------------------------------------------------------------------------- what it refuses
 
 
@@ -163,8 +240,17 @@ def _two_ways(x, group):
 
 
 def _weighted(x, group):
-    with handlers.scale(scale=2.0):
-        by_index(x, group, G)
+    """The groups have weights, and their rows none."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+    loc = numpyro.sample("loc", dist.Normal(0.0, 1.0).expand([K]))
+    with handlers.scale(scale=2.0), numpyro.plate("person", G):
+        z = numpyro.sample("z", dist.Categorical(weights))
+    with numpyro.plate("visit", len(x)):
+        numpyro.sample("x", dist.Normal(loc[z[group]], 1.0), obs=x)
+
+
+def _negative(x, group):
+    weighed(x, VISITS, group, G, np.ones(G), jnp.where(group == 2, -1.0, 1.0))
 
 
 def _counted(x, group):
@@ -174,7 +260,8 @@ def _counted(x, group):
 GAP = np.where(GROUP == 1, 0, GROUP)
 REFUSED = [
     ("two indices", _two_ways, GROUP, ["'z'", "two ways"]),
-    ("weights", _weighted, GROUP, ["'z'", "handlers.scale"]),
+    ("weights", _weighted, GROUP, ["'z'", "handlers.scale", "weight[group]"]),
+    ("negative", _negative, GROUP, ["weight", "negative"]),
     ("a gap", _counted, GAP, ["'x'", "group 1", "no rows"]),
     ("out of range", _counted, GROUP + 1, ["row 4", "group 5", "0 to 4"]),
     ("not whole", _counted, GROUP + 0.5, ["float64", "integer"]),

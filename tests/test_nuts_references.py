@@ -427,8 +427,15 @@ ORDERED = {
     "tonedata_K2": (_tonedata, lines(2, 5.0, 1.0), 1500, ("beta", 1)),
     "carcinoma_lca_K2": (
         lambda r: r("data/carcinoma.csv").to_numpy(int) - 1, items(2), 1500, ("p", 0)),
+    "carcinoma_lca_K3": (
+        lambda r: r("data/carcinoma.csv").to_numpy(int) - 1, items(3), 1500, ("p", 3)),
     "lsat6_lca_K2": (lambda r: r("data/lsat6.csv").to_numpy(int), items(2), 3000, ("p", 2)),
 }  # fmt: skip
+
+
+# The Gibbs sampler of tonedata stayed where both lines are wide (its smallest sigma is 0.036): a
+# second mode, on whose narrow line 56 notes lie within 0.01, has sigma from 0.003 to 0.008.
+WIDE = 0.02
 
 
 @pytest.mark.parametrize("name", ORDERED)
@@ -437,6 +444,11 @@ def test_gold_posterior_of_lines_and_items(reference, name):
     facts = reference(f"posterior/{name}.json")
     data, program, draws, (site, column) = ORDERED[name]
     samples = posterior(name, program, data(reference), draws=draws).samples
+    if name == "tonedata_K2":
+        wide = samples["sigma"].min(-1) > WIDE
+        chains = wide.all(1)
+        assert (wide == chains[:, None]).all() and 2 <= chains.sum() < CHAINS
+        samples = {site: value[chains] for site, value in samples.items()}
     order = np.argsort(samples[site][..., column], -1)
     names = facts.get("design") or facts["items"]
     for row in facts["summary"]:
@@ -447,6 +459,21 @@ def test_gold_posterior_of_lines_and_items(reference, name):
         ours = np.take_along_axis(values, order, -1)[..., int(number) - 1]
         assert_within(ours, row["mean"], row["mcse_mean"], f"{name} {variable}")
         assert_within(ours**2, row["mean_sq"], row["mcse_mean_sq"], f"{name} squared {variable}")
+
+
+def test_evidence_of_the_mode_that_gibbs_visited(reference):
+    """Tonedata: the wide mode's mass is the gold evidence; the narrow one's is 0.275 of it."""
+    facts = reference("posterior/tonedata_K2.json")["marginal_likelihood"]
+    data, program, *_ = ORDERED["tonedata_K2"]
+    em = posterior("tonedata_K2", program, data(reference)).start
+    wide = [mode.params["sigma"].min() > WIDE for mode in em.modes]
+    assert em.modes[1].regular and wide[:2] == [False, True]
+    found = [em.laplace(jax.random.key(0), 4000, mode=number) for number in (0, 1)]
+    error = np.hypot(found[1].log_evidence_error, 0.02)
+    assert abs(found[1].log_evidence - facts["log_marginal_likelihood"]) <= Z * error
+    between = found[0].log_evidence - found[1].log_evidence
+    error = np.hypot(*(each.log_evidence_error for each in found))
+    assert abs(between - np.log(0.275)) <= Z * error
 
 
 def test_posteriordb_reference_draws(reference):

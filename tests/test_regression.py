@@ -183,7 +183,7 @@ FLEXMIX = [
     ("tribolium_binomial", 2, "binomial", _tribolium, {}),
 ]  # fmt: skip
 # flexmix divides the residual sum of squares by the rows less the coefficients, not by the rows:
-# its Gaussian likelihoods lie below the maximum.
+# its Gaussian likelihoods lie below those of our modes.
 UNBIASED = ("npreg_gaussian", "tonedata_gaussian")
 
 
@@ -198,7 +198,8 @@ def test_reaches_flexmix(reference, name, K, family, data, settings):
     assert em.n_parameters == expected["df"]
     assert em.log_likelihood >= expected["loglik"] - SLACK
     if name in UNBIASED:
-        assert em.log_likelihood <= expected["loglik"] + 0.05
+        beyond = [mode.log_joint - expected["loglik"] for mode in em.modes if mode.regular]
+        assert any(-SLACK <= gap <= 0.05 for gap in beyond)
     elif em.log_likelihood <= expected["loglik"] + 1e-4:
         theirs = [row for row in expected["parameters"] if "Intercept" in row["_row"]]
         theirs = np.array([v for row in theirs for n, v in row.items() if n != "_row"], float)
