@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bayesmix.density import Data, Density
+from bayesmix.effort import compiled
 from bayesmix.program import Params
 
 
@@ -67,5 +68,6 @@ def free_log_density(density: Density, z: jax.Array, data: Data) -> jax.Array:
     return density.log_joint(params, data) + jacobian
 
 
-to_free = jax.jit(free, static_argnums=0)
-from_free = jax.jit(constrain, static_argnums=0)
+# Rows of data do not enter these, so they are compiled quickly whatever the size.
+to_free = compiled(lambda *_: 0)(free)
+from_free = compiled(lambda *_: 0)(constrain)

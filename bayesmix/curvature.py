@@ -14,7 +14,7 @@ import numpy as np
 
 from bayesmix.coordinates import constrain_with_jacobian, to_free
 from bayesmix.density import Data, Density, data_of, density_of
-from bayesmix.effort import cells_of, compiled
+from bayesmix.effort import SAMPLE, cells_of, compiled
 from bayesmix.program import Mixture, Params
 
 BEND = 1e-8
@@ -61,7 +61,9 @@ class Bend(NamedTuple):
         }
 
 
-@compiled(lambda density, lanes, points, data, jacobian: cells_of(data), static=(0, 1))
+@compiled(
+    lambda density, lanes, points, data, jacobian: cells_of(data), static=(0, 1), moderate=SAMPLE
+)
 def _block(density: Density, lanes: int, points: Any, data: Data, jacobian: Any) -> Any:
     """Values, gradients and constrained params at every point, ``lanes`` points side by side."""
 

@@ -13,6 +13,9 @@ import jaxlib
 import numpy as np
 
 LITTLE = 2048  # cells (rows x columns) up to which compiling is what a fit costs
+# Cells up to which code for several points at once, made with options SAMPLE, costs less than it
+# saves: it is about a tenth slower then. For one point at a time it takes twice as long.
+MODERATE = 2**17
 
 # The jaxlib of Python 3.11 has an older way of generating code that takes half the time, and less
 # again where the little there is of it is not shared out among threads; later ones do not know
@@ -27,10 +30,14 @@ SAMPLE = _OLDER | {"xla_backend_optimization_level": 1}  # for loops of many tho
 
 
 def compiled(
-    cells: Callable[..., int], static: tuple[int, ...] = (0,), effort: dict[str, Any] = FIT
+    cells: Callable[..., int],
+    static: tuple[int, ...] = (0,),
+    effort: dict[str, Any] = FIT,
+    moderate: dict[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``jax.jit``, compiled with the given ``effort`` where there are no more than LITTLE cells.
+    """``jax.jit``, compiled with less than all ``effort`` where there are few cells.
 
+    effort : compiler options for no more than LITTLE cells, moderate : for no more than MODERATE.
     cells : the number of cells of the data, from the function's own arguments. What is decorated is
     for calls from outside of other compiled code.
     """
@@ -39,9 +46,14 @@ def compiled(
         thorough = jax.jit(function, static_argnums=static)
         quick = jax.jit(function, static_argnums=static, compiler_options=effort)
 
+        between = jax.jit(function, static_argnums=static, compiler_options=moderate)
+
         @wraps(function)
         def call(*args: Any) -> Any:
-            return (quick if cells(*args) <= LITTLE else thorough)(*args)
+            size = cells(*args)
+            if size > MODERATE:
+                return thorough(*args)
+            return (quick if size <= LITTLE else between)(*args)
 
         return call
 

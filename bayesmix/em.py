@@ -19,7 +19,15 @@ from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, File
 from bayesmix.checks import check_gaps
 from bayesmix.climb import Climber
-from bayesmix.density import Data, columns_of, data_of, density_of, has_family, log_density
+from bayesmix.density import (
+    Data,
+    check_bins,
+    columns_of,
+    data_of,
+    density_of,
+    has_family,
+    log_density,
+)
 from bayesmix.density.arithmetic import ROUNDING
 from bayesmix.engine import (
     CONVERGED,
@@ -125,7 +133,8 @@ class EM:
             raise ValueError("give init_params or init_resp, not both")
         with jax.enable_x64(self.dtype == "float64" or has_family(mixture)):
             _check_size(mixture)
-            _check_bins(mixture, self.bins)
+            if self.bins is not None:
+                check_bins(mixture)
             engine = Engine(density_of(mixture), plan_for(mixture))
             data = data_of(mixture, self.dtype)
             saved = self._saved(engine, mixture, data, key, (init_params, init_resp))
@@ -253,24 +262,6 @@ def _check_size(mixture: Mixture) -> None:
         raise ValueError(
             f"site {mixture.name!r} has {mixture.N} rows for {mixture.K} clusters: with the flat "
             f"prior on {improper[0]!r} there must be at least one row per cluster"
-        )
-
-
-def _check_bins(mixture: Mixture, bins: int | None) -> None:
-    """Refuse bins for data that have no cells: several columns, counts, blocks."""
-    if bins is None:
-        return
-    family, found = density_of(mixture).family, None
-    if isinstance(mixture.value, Blocks):
-        found = "data given as Blocks"
-    elif family is None or family.location_scale is not True:
-        found = f"{mixture.family} components"
-    elif (columns := columns_of(mixture)[0].shape[1]) != 1:
-        found = f"{columns} columns"
-    if found:
-        raise ValueError(
-            f"site {mixture.name!r} has {found}: bins is for one column of continuous values, "
-            "leave it out"
         )
 
 

@@ -43,9 +43,11 @@ def merge(x: np.ndarray, weights: np.ndarray | None) -> Merged | None:
 
 
 def binned(x: np.ndarray, weights: np.ndarray | None, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values x (N,) in cells of equal weight: the exact mean and the weight of each, (cells,).
+    """Values x (N,) in cells of equal weight: two points and their weights for each, (2 cells,).
 
-    Cells are narrow where values are dense, as narrow clusters are; weight 0 does not count.
+    Gauss's quadrature of what is in a cell: its weight, mean, variance and third moment are kept
+    exactly, so that a log density that is cubic over the cell is summed without error. Cells are
+    narrow where values are dense, as narrow clusters are; weight 0 does not count.
     """
     counts = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     order = np.argsort(x, kind="stable")
@@ -55,7 +57,15 @@ def binned(x: np.ndarray, weights: np.ndarray | None, cells: int) -> tuple[np.nd
     first = np.unique(np.searchsorted(reached, reached[-1] * np.arange(cells) / cells))
     weight = np.add.reduceat(counts, first)
     middle = x[len(x) // 2]  # sums of deviations keep their digits
-    return middle + np.add.reduceat(counts * (x - middle), first) / weight, weight
+    mean = middle + np.add.reduceat(counts * (x - middle), first) / weight
+    off = x - np.repeat(mean, np.diff(np.append(first, len(x))))
+    sd = np.sqrt(np.add.reduceat(counts * off**2, first) / weight)
+    third = np.add.reduceat(counts * off**3, first) / weight
+    half = 0.5 * third / np.where(sd > 0, sd, 1.0) ** 3  # of the skewness
+    root = np.sqrt(1 + half**2)
+    points = mean[:, None] + sd[:, None] * np.stack([half - root, half + root], axis=1)
+    shares = 0.5 * np.stack([1 + half / root, 1 - half / root], axis=1)
+    return points.ravel(), (weight[:, None] * shares).ravel()
 
 
 def _repeats(x: np.ndarray) -> bool:

@@ -8,11 +8,12 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from arviz_stats.base import array_stats
+from numpyro.infer.util import ParamInfo
 from oracles import Z
 from programs import BY_ID
 
 import bayesmix as bm
-from bayesmix.nuts import sampler, session
+from bayesmix.nuts import orbits, sampler, session
 from bayesmix.nuts.divergences import divergences
 from bayesmix.nuts.starts import Frame
 
@@ -31,9 +32,16 @@ def em():
     return bm.EM(ROW.program, restarts=2, progress_bar=False).run(jax.random.key(0), *ROW.args)
 
 
+WAYS = {
+    "orbits": {},
+    "whitened": {"kernel": "nuts"},
+    "adapted": {"metric": "adapted"},
+}
+
+
 @cache
-def drawn(metric="curvature"):
-    return bm.NUTS(ROW.program, metric=metric, **SETTINGS).run(
+def drawn(way="orbits"):
+    return bm.NUTS(ROW.program, **WAYS[way], **SETTINGS).run(
         jax.random.key(1), *ROW.args, start=em()
     )
 
@@ -53,20 +61,62 @@ def moments(result):
     return np.array([v.mean() for v in values]), np.array(error, float)
 
 
-def test_both_metrics_sample_the_same_posterior():
-    (ours, error), (theirs, other) = moments(drawn("adapted")), moments(drawn())
+@pytest.mark.parametrize("way", ["whitened", "orbits"])
+def test_all_kernels_and_metrics_sample_the_same_posterior(way):
+    (ours, error), (theirs, other) = moments(drawn("adapted")), moments(drawn(way))
     assert np.all(np.abs(ours - theirs) <= Z * np.hypot(error, other))
     assert not drawn("adapted").notes
-    assert not drawn().notes
+    assert not drawn(way).notes
 
 
+@pytest.mark.parametrize("way", ["whitened", "orbits"])
 @pytest.mark.parametrize("together", [True, False])
-def test_chains_in_turn_draw_what_they_draw_side_by_side(monkeypatch, together):
+def test_chains_in_turn_draw_what_they_draw_side_by_side(monkeypatch, together, way):
     monkeypatch.setattr(session, "side_by_side", lambda *_: together)
-    ours = bm.NUTS(ROW.program, **SETTINGS | {"draws": 20}).run(
+    ours = bm.NUTS(ROW.program, **WAYS[way], **SETTINGS | {"draws": 20}).run(
         jax.random.key(1), *ROW.args, start=em()
     )
-    np.testing.assert_allclose(ours.samples["rate"], drawn().samples["rate"][:, :20], rtol=1e-6)
+    theirs = drawn(way).samples["rate"]
+    np.testing.assert_allclose(ours.samples["rate"], theirs[:, :20], rtol=1e-6)
+
+
+def field(precision, centre):
+    """Potential and gradient of a Gaussian, for points (chain, n)."""
+    return jax.vmap(jax.value_and_grad(lambda u: 0.5 * (u - centre) @ precision @ (u - centre)))
+
+
+def walk(u, of, steps):
+    potential, gradient = of(u)
+    first = orbits.begun(ParamInfo(u, potential, gradient), jax.random.key(0))
+    return first._replace(steps=np.int32(steps))
+
+
+def test_a_standard_gaussian_anywhere_is_followed_without_error():
+    """Energy is conserved, so every move is accepted, wherever the Gaussian lies."""
+    with jax.enable_x64(True):
+        of = field(np.eye(3), np.array([40.0, -7.0, 0.5]))
+        start = walk(np.random.default_rng(0).normal(size=(4, 3)), of, 2)
+        _, noted = orbits._move(start, of)
+    assert np.all(np.asarray(noted["acceptance_rate"]) > 1 - 1e-10)
+
+
+def test_moves_leave_a_gaussian_of_another_shape_as_it_is():
+    """20000 chains drawn from it; moments of their points after three moves, within their errors.
+
+    The variances, 0.5 to 1.6, are off enough that many proposals are refused.
+    """
+    variance, centre, count = np.array([0.5, 1.0, 1.6]), np.array([1.0, 0.0, -2.0]), 20_000
+    with jax.enable_x64(True):
+        of = field(np.diag(1 / variance), centre)
+        z = np.random.default_rng(0).normal(size=(count, 3))
+        state = walk(centre + np.sqrt(variance) * z, of, 1)
+        for _ in range(3):
+            state, noted = orbits._move(state, of)
+        found = (np.asarray(state.u) - centre) / np.sqrt(variance)
+    assert np.asarray(noted["acceptance_rate"]).mean() < 0.9
+    assert np.all(np.abs(found.mean(0)) <= Z / np.sqrt(count))
+    assert np.all(np.abs((found**2).mean(0) - 1) <= Z * np.sqrt(2 / count))
+    assert np.all(np.abs((found**4).mean(0) - 3) <= Z * np.sqrt(96 / count))
 
 
 def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
@@ -79,7 +129,7 @@ def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
     monkeypatch.setattr(sampler, "starts_of", stretched)
     ours = bm.NUTS(ROW.program, **SETTINGS).run(jax.random.key(1), *ROW.args, start=em())
     assert "no guide to the posterior" in str(ours)
-    assert ours.settings["warmup"] == session.SHORT_WARMUP + session.PLAIN_WARMUP
+    assert ours.settings["warmup"] == 2 * session.SHORT_WARMUP + session.PLAIN_WARMUP
     (found, error), (theirs, other) = moments(ours), moments(drawn())
     assert np.all(np.abs(found - theirs) <= Z * np.hypot(error, other))
 
@@ -115,20 +165,22 @@ def test_divergences_are_laid_to_the_scale_that_goes_to_zero(count):
 # ------------------------------------------------------------------------------ one compilation
 
 
-@pytest.mark.parametrize("metric", ["curvature", "adapted"])
-def test_other_data_of_the_same_shape_compile_nothing(metric):
+@pytest.mark.parametrize("way", list(WAYS))
+def test_other_data_of_the_same_shape_compile_nothing(way):
     other = np.where(ROW.args[0] > 3, ROW.args[0] + 1, ROW.args[0])
-    drawn.__wrapped__(metric)  # earlier tests' code may have been given back
+    drawn.__wrapped__(way)  # earlier tests' code may have been given back
     repeated = bm.EM(ROW.program, restarts=2, progress_bar=False)
     repeated.run(jax.random.key(4), ROW.args[0])
     before = len(compilations)
     fit = repeated.run(jax.random.key(5), other)
     assert len(compilations) == before
-    again = bm.NUTS(ROW.program, metric=metric, **SETTINGS).run(jax.random.key(6), other, start=fit)
+    again = bm.NUTS(ROW.program, **WAYS[way], **SETTINGS).run(jax.random.key(6), other, start=fit)
     assert len(compilations) == before
-    assert again.samples["rate"].mean() > drawn(metric).samples["rate"].mean()
+    assert again.samples["rate"].mean() > drawn(way).samples["rate"].mean()
 
 
-def test_an_unknown_metric_is_named():
+def test_an_unknown_metric_or_kernel_is_named():
+    with pytest.raises(ValueError, match='kernel must be "auto" or "nuts", not \'hmc\''):
+        bm.NUTS(ROW.program, kernel="hmc")
     with pytest.raises(ValueError, match='metric must be "curvature" or "adapted", not \'diag\''):
         bm.NUTS(ROW.program, metric="diag")

@@ -69,6 +69,19 @@ def test_more_draws_go_on_from_a_finished_run(tmp_path):
     assert_same_draws(run(tmp_path / "run", draws=30), draws=slice(30))
 
 
+def test_orbits_go_on_from_a_finished_run(tmp_path):
+    """From the middle of their warm-up, and from draws; the other tests go by NUTS."""
+    em = bm.EM(ROW.program, restarts=2, progress_bar=False).run(jax.random.key(0), *ROW.args)
+    one = {"draws": 60, "warmup": 40, "start": em}
+    expected = run(**one)
+    assert (expected.sample_stats["n_steps"] < 10).all()
+    run(tmp_path / "run", **one | {"draws": 20})
+    assert_same_draws(run(tmp_path / "run", **one), expected)
+    for file in sorted((tmp_path / "run").glob("block-*.npz"))[2:]:
+        file.unlink()
+    assert_same_draws(run(tmp_path / "run", **one), expected)
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_ctrl_c_returns_the_draws_made_so_far(tmp_path, monkeypatch, on_disk):
     shown = tqdm.update

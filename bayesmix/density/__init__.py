@@ -12,9 +12,11 @@ from bayesmix.density.piece import Piece
 from bayesmix.density.prepared import (
     binned_of,
     cached,
+    check_bins,
     data_at_hand,
     data_of,
     density_of,
+    on_bins,
     row_weights,
     sample_of,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "binned_of",
     "by_row",
     "cached",
+    "check_bins",
     "columns_of",
     "data_at_hand",
     "data_of",
@@ -43,6 +46,7 @@ __all__ = [
     "log_joint",
     "log_prior",
     "merged_of",
+    "on_bins",
     "responsibilities",
     "row_piece",
     "row_weights",

@@ -4,6 +4,7 @@ Densities and prepared data are made once for each mixture and precision.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -135,18 +136,49 @@ def sample_of(
 
 
 def binned_of(mixture: Mixture, data: Data, bins: int) -> tuple[np.ndarray, Data]:
-    """Univariate rows in ``bins`` cells: the cells' means (bins, 1), and the data of these alone.
+    """Univariate rows in ``bins`` cells: their points (2 bins, 1), and the data of these alone.
 
-    Priors stay as the whole data made them. What a cell hides is the spread of the rows within it.
+    Priors stay as the whole data made them. What a cell hides is how the log density bends within
+    it beyond a cubic.
     """
     density = density_of(mixture)
     assert density.family is not None
     x, weights = columns_of(mixture)
     seen = ~np.isnan(x[:, 0])
-    means, weight = binned(x[seen, 0], None if weights is None else weights[seen], bins)
-    cells = means[:, None]
+    points, weight = binned(x[seen, 0], None if weights is None else weights[seen], bins)
+    cells = points[:, None]
     rows = rows_of(cells, weight, density.family, mixture.K, data.rows.z.dtype.name)
     return cells, on_rows(density, data.known, rows)
+
+
+def check_bins(mixture: Mixture) -> None:
+    """Refuse bins for data that have no cells: several columns, counts, blocks."""
+    family, found = density_of(mixture).family, None
+    if isinstance(mixture.value, Blocks):
+        found = "data given as Blocks"
+    elif family is None or family.location_scale is not True:
+        found = f"{mixture.family} components"
+    elif (columns := columns_of(mixture)[0].shape[1]) != 1:
+        found = f"{columns} columns"
+    if found:
+        raise ValueError(
+            f"site {mixture.name!r} has {found}: bins is for one column of continuous values, "
+            "leave it out"
+        )
+
+
+def on_bins(mixture: Mixture, bins: int, dtype: str) -> Mixture:
+    """The mixture with its rows in ``bins`` cells, in float64 and in ``dtype``.
+
+    Its densities are those of the cells; its ``value`` stays the data themselves.
+    """
+    coarse = replace(mixture, cache={})
+    for name in dict.fromkeys(["float64", dtype]):
+        with jax.enable_x64(name == "float64"):
+            coarse.cache[("density", x64())] = density_of(mixture)
+            data = binned_of(mixture, data_of(mixture), bins)[1]
+            coarse.cache[(f"data {name}", x64())] = data
+    return coarse
 
 
 def row_weights(mixture: Mixture) -> np.ndarray:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
-from bayesmix.coordinates import free_log_density, from_free
+from bayesmix import coordinates
+from bayesmix.coordinates import free_log_density
 from bayesmix.density import Data, Density
 from bayesmix.effort import SAMPLE, cells_of, compiled
 from bayesmix.sweep import CACHED
@@ -74,17 +75,17 @@ def machine(density: Density, warmup: int, target: float, whitened: bool, togeth
     return begin, advance
 
 
-def side_by_side(density: Density, data: Data, chains: int) -> bool:
+def side_by_side(density: Density, data: Data, chains: int, waiting: bool) -> bool:
     """Whether all chains share each pass over the data, or go one after the other.
 
     Sharing saves the fixed cost of a pass, but pays only where the scores of all chains for a
-    chunk of rows stay in the cache; and chains that share wait for the longest trajectory. (CPU;
-    accelerators have no such cache and take all at once.)
+    chunk of rows stay in the cache, or nearly so; and with ``waiting``, chains that share wait for
+    the longest trajectory. (CPU; accelerators have no such cache and take all at once.)
     """
     if jax.default_backend() != "cpu":
         return True
     rows = data.rows.z.shape[-1] if density.family else cells_of(data)
-    return bool(rows * density.K * chains * 8 <= 2 * CACHED)
+    return bool(rows * density.K * chains * 8 <= (2 if waiting else 4) * CACHED)
 
 
 def _noted(state: Any) -> dict[str, Any]:
@@ -97,8 +98,10 @@ def _noted(state: Any) -> dict[str, Any]:
 def constrainer(density: Density) -> Any:
     """Compiled map from whitened points (m, n) to {site: constrained values (m, *shape)}."""
 
-    @compiled(lambda u, data, *_: cells_of(data), static=())
+    @compiled(lambda u, *_: 0, static=())  # rows do not enter
     def constrain(u: Any, data: Data, centre: Any, factor: Any) -> Any:
-        return jax.lax.map(lambda one: from_free(density, centre + factor @ one, data), u)
+        return jax.lax.map(
+            lambda one: coordinates.constrain(density, centre + factor @ one, data), u
+        )
 
     return constrain

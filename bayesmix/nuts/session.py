@@ -1,7 +1,8 @@
 """One run of all chains: warm-up and draws, into a record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from numpyro.infer.util import ParamInfo
 
 from bayesmix.density import Data, Density
+from bayesmix.nuts import orbits
 from bayesmix.nuts.kernel import constrainer, machine, side_by_side
 from bayesmix.nuts.record import Block, Record
 from bayesmix.nuts.schedule import schedule
@@ -18,10 +20,17 @@ PLAIN_WARMUP = 1000  # of step size and scales
 LONGEST = 63  # steps per transition, or
 SHORTEST = 0.05  # step size, that coordinates of about unit scale never need
 
-MISFIT = (
-    "the shape that was expected is no guide to the posterior (the sampler needs steps far too "
-    "small or too many), so the chains use NumPyro's ordinary adaptation"
-)
+KERNELS = {"auto": ("orbits", "whitened", "ordinary"), "nuts": ("whitened", "ordinary")}
+MISFIT = {
+    "orbits": (
+        "the posterior is far from the Gaussian at the mode, so the chains use NUTS' trees instead "
+        "of orbits of one length"
+    ),
+    "whitened": (
+        "the shape that was expected is no guide to the posterior (the sampler needs steps far too "
+        "small or too many), so the chains use NumPyro's ordinary adaptation"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -43,36 +52,52 @@ class Session:
     target_accept: float
     progress_bar: bool
 
-    def whitened(self, first: ParamInfo, tell: Callable[[str], None]) -> None:
-        """A short warm-up of the step size, and draws; ordinary adaptation where it must be."""
-        warmup = self.warmup or SHORT_WARMUP
-        advance, states = self._begun(first, warmup, before=0, whitened=True)
-        states = self._fill("warmup", warmup, advance, states)
-        if self.record.once("metric", lambda: {"misfit": misfit(self.record.last())})["misfit"]:
-            tell(MISFIT)
-            here = ParamInfo(states.z, states.potential_energy, states.z_grad)
-            return self.ordinary(here, before=warmup)
-        self._fill("draws", self.draws, advance, states)
+    def sample(self, first: ParamInfo, kernels: Sequence[str], tell: Callable[[str], None]) -> str:
+        """Warm up and draw with the first of the kernels that fits the posterior; its name.
 
-    def ordinary(self, first: ParamInfo, before: int = 0) -> None:
-        """NumPyro's adaptation and draws, after ``before`` transitions that were of no use."""
-        warmup = self.warmup or PLAIN_WARMUP
-        advance, states = self._begun(first, warmup, before, whitened=False)
-        states = self._fill("warmup", before + warmup, advance, states)
+        "orbits" and "whitened" (NUTS) rely on the frame and need a short warm-up of their steps,
+        "ordinary" is NumPyro's adaptation. The last one is not asked whether it fits.
+        """
+        before = 0
+        for kernel in kernels:
+            warmup = self.warmup or (PLAIN_WARMUP if kernel == "ordinary" else SHORT_WARMUP)
+            advance, states = self._begun(kernel, first, warmup, before)
+            states = self._fill("warmup", before + warmup, advance, states)
+            if kernel == kernels[-1] or not self._misfit(kernel, states):
+                break
+            tell(MISFIT[kernel])
+            first = _where(states)
+            before += warmup
         self._fill("draws", self.draws, advance, states)
+        return kernel
 
-    def _begun(self, first: ParamInfo, warmup: int, before: int, whitened: bool) -> tuple[Any, Any]:
+    def _misfit(self, kernel: str, states: Any) -> bool:
+        def judged() -> Block:
+            found = orbits.unfit(states) if kernel == "orbits" else misfit(self.record.last())
+            return {"misfit": np.array(found)}
+
+        return bool(self.record.once(f"metric-{kernel}", judged)["misfit"])
+
+    def _begun(self, kernel: str, first: ParamInfo, warmup: int, before: int) -> tuple[Any, Any]:
         """The compiled transitions, and the states they begin or go on from.
 
-        The record is theirs when it is beyond the ``before`` transitions of another adaptation, and
-        not yet beyond their own warm-up and the draws after it.
+        The record is theirs when it is beyond the ``before`` transitions of other kernels, and not
+        beyond their own warm-up and the draws after it.
         """
-        together = side_by_side(self.density, self.data, self.chains)
-        begin, advance = machine(self.density, warmup, self.target_accept, whitened, together)
-        keys = jax.random.split(self.key, self.chains)
-        states = begin(keys, first, self.data, self.centre, self.factor)
-        done = self.record.done["warmup"]
-        if done > before and (not whitened or done <= warmup):
+        waiting = kernel != "orbits"
+        together = side_by_side(self.density, self.data, self.chains, waiting)
+        frame = (self.data, self.centre, self.factor)
+        if kernel == "orbits":
+            states: Any = orbits.begun(first, self.key)
+            enough = max(orbits.ENOUGH, self.target_accept)
+            move = orbits.machine(self.density, together)
+            advance = partial(_with_frame, move, (np.int32(warmup), enough, *frame))
+        else:
+            whitened = kernel == "whitened"
+            begin, move = machine(self.density, warmup, self.target_accept, whitened, together)
+            states = begin(jax.random.split(self.key, self.chains), first, *frame)
+            advance = partial(_with_frame, move, frame)
+        if before < self.record.done["warmup"] <= before + warmup:
             states = self.record.resume(states)
         return advance, states
 
@@ -80,18 +105,29 @@ class Session:
         """The states when the record has ``goal`` transitions of the phase."""
         constrain = constrainer(self.density)
         for count in schedule(phase, self.record.done, goal, self.progress_bar):
-            states, kept = advance(states, count, self.data, self.centre, self.factor)
+            states, kept = advance(states, count)
             u = kept.pop("u")
             sites = constrain(u.reshape(-1, u.shape[-1]), self.data, self.centre, self.factor)
             self.record.add(phase, _block(sites, kept, count), states)
         return states
 
 
-def misfit(block: Block) -> np.ndarray:
+def _with_frame(move: Any, frame: tuple[Any, ...], states: Any, count: int) -> Any:
+    return move(states, count, *frame)
+
+
+def _where(states: Any) -> ParamInfo:
+    """Points, potentials and gradients of the chains of either kernel."""
+    if isinstance(states, orbits.Walk):
+        return ParamInfo(states.u, states.potential, states.gradient)
+    return ParamInfo(states.z, states.potential_energy, states.z_grad)
+
+
+def misfit(block: Block) -> bool:
     """Whether the last block of a warm-up says that the coordinates are far from whitened."""
     many = block["stats/n_steps"].mean() > LONGEST
     small = block["stats/step_size"].mean(0).min() < SHORTEST
-    return np.array(many or small)
+    return bool(many or small)
 
 
 def _block(sites: dict[str, Any], stats: dict[str, Any], count: int) -> Block:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from bayesmix.coordinates import to_free
+from bayesmix.coordinates import free, to_free
 from bayesmix.curvature import free_vector
 from bayesmix.density import data_of, density_of
 from bayesmix.estimate import EMResult
@@ -104,7 +104,7 @@ def _from_prior(mixture: Mixture, key: Any, chains: int) -> Starts:
         hidden = [site.name for site in mixture.observed]
         seeded = handlers.seed(handlers.block(mixture.marginal, hide=hidden), key)
         found = handlers.trace(seeded).get_trace(*args, **kwargs)
-        return to_free(density, {name: found[name]["value"] for name in mixture.sites}, data)
+        return free(density, {name: found[name]["value"] for name in mixture.sites}, data)
 
     points = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, chains)))
     n = points.shape[1]
