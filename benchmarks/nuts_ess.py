@@ -154,7 +154,7 @@ SETS = {
     "8-D K=5 N=1e6": partial(eight, 1_000_000),
 }
 FEW = {"8-D K=5 N=1e6": 10}  # draws of each chain, where a pass takes a second
-BINS = 4096
+BINS = 1024
 
 
 def program_of(name):
@@ -296,8 +296,9 @@ def naming(features, pivot):
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    at = (features[:, :, None] - pivot["at"][None, None]) / pivot["unit"]
-    return np.array([linear_sum_assignment(cost.T)[1] for cost in (at**2).sum(-1)])
+    at, unit = np.asarray(pivot["at"]), np.asarray(pivot["unit"])
+    apart = (features[:, :, None] - at[None, None]) / unit
+    return np.array([linear_sum_assignment(cost.T)[1] for cost in (apart**2).sum(-1)])
 
 
 def renamed(value, perm):

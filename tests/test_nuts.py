@@ -3,12 +3,17 @@
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from programs import BY_ID, Y
 from scipy.special import logsumexp
 
 import bayesmix as bm
+from bayesmix.density import log_joint, on_bins
+from bayesmix.merge import binned
+from bayesmix.nuts.cells import agreement
 
 ROW = BY_ID["normal_nig"]
 
@@ -72,6 +77,55 @@ def test_a_start_from_other_data_is_refused():
         bm.NUTS(ROW.program, progress_bar=False).run(jax.random.key(0), Y + 1, start=em())
 
 
+def three_normals():
+    rng = np.random.default_rng(9)
+    return np.concatenate([rng.normal(0, 1, 5000), rng.normal(3, 0.5, 3000), rng.normal(9, 1, 999)])
+
+
+def test_cells_change_the_log_likelihood_by_no_more_than_gauss_quadrature_can():
+    """A cell's error is its mean of (x - a)^2 (x - b)^2 times a fourth derivative / 4!."""
+    x, cells = three_normals(), 100
+    mixture = bm.trace(bm.models.gaussian(3), x)
+    weights, loc, var = (
+        np.array([0.5, 0.3, 0.2]),
+        np.array([0.1, 2.9, 9.2]),
+        np.array([1.2, 0.1, 1]),
+    )
+    params = {"weights": weights, "loc": loc, "var": var}
+
+    def log_density(x):
+        return jax.nn.logsumexp(np.log(weights) + dist.Normal(loc, np.sqrt(var)).log_prob(x))
+
+    with jax.enable_x64(True):
+        coarse = on_bins(mixture, cells, "float64")
+        change = float(log_joint(coarse, params) - log_joint(mixture, params))
+        points, weight = (each.reshape(-1, 2) for each in binned(x, None, cells))
+        ends = np.round(np.cumsum(weight.sum(1))).astype(int)[:-1]
+        fourth = jax.jit(jax.vmap(jax.grad(jax.grad(jax.grad(jax.grad(log_density))))))
+        bound = 0.0
+        for (a, b), part in zip(points, np.split(np.sort(x), ends), strict=True):
+            bend = np.abs(fourth(jnp.linspace(part[0], part[-1], 50))).max()
+            bound += float(bend) / 24 * (((part - a) * (part - b)) ** 2).sum()
+    assert 0 < abs(change) <= 1.05 * bound  # a grid of 50 may miss the very top
+    assert bound < 1
+
+
+def test_draws_on_cells_say_how_far_they_can_be_trusted():
+    x = three_normals()
+    em = bm.EM(bm.models.gaussian(3), restarts=2, progress_bar=False).run(jax.random.key(0), x)
+    sampler = bm.NUTS(
+        bm.models.gaussian(3), chains=2, warmup=60, draws=50, bins=300, progress_bar=False
+    )
+    nuts = sampler.run(jax.random.key(1), x, start=em)
+    note = next(each for each in nuts.notes if "300 cells" in each)
+    assert "too much" not in note
+    assert nuts.log_density(x[:5]).shape == (5,)
+    narrow = {n: np.array(v) for n, v in nuts.samples.items()}
+    narrow["var"][0, 0] = 1e-4  # sd 0.01, as narrow as a cell
+    coarse = on_bins(nuts.mixture, 300, "float64")
+    assert agreement(nuts.mixture, coarse, narrow, 300).endswith("too much: raise bins")
+
+
 @pytest.mark.parametrize(
     "settings, word",
     [
@@ -80,6 +134,7 @@ def test_a_start_from_other_data_is_refused():
         ({"warmup": -1}, "warmup"),
         ({"target_accept": 1.0}, "target_accept"),
         ({"dtype": "float16"}, "dtype"),
+        ({"bins": 0}, "bins"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, word):

@@ -46,7 +46,7 @@ class NUTS:
     dtype : "float64" or "float32".
     bins : put one column of continuous values into so many cells, each as two points with its exact
         weight, mean, variance and third moment; a note says how much that changes the log density
-        of all rows at some of the draws. For 1e5 rows and more; 4096 serve most data.
+        of all rows at some of the draws. For 1e5 rows and more; 1024 serve most data.
     path : a folder to write the draws to, block by block, instead of holding them in memory. The
         same call goes on where a run stopped (killed, interrupted, disk full) and ends with the
         same draws; with a larger ``draws`` it goes on from where a finished run ended.
