@@ -13,17 +13,21 @@ from bayesmix.graph import ancestors, evaluate
 if TYPE_CHECKING:
     from bayesmix.program import Mixture, Observed
 
-POSITIVE = "values must be greater than 0"
 HINTS = {
-    dist.Beta: "shares must lie strictly between 0 and 1",
-    dist.BetaProportion: "shares must lie strictly between 0 and 1",
-    dist.Dirichlet: "the shares of a row must be positive and sum to 1",
-    dist.Gamma: POSITIVE,
-    dist.InverseGamma: POSITIVE,
-    dist.LogNormal: POSITIVE,
-    dist.Weibull: POSITIVE,
-    dist.VonMises: "angles are in radians; wrap them with (x + np.pi) % (2 * np.pi) - np.pi",
+    dist.Dirichlet: "; here all must be positive",
+    dist.VonMises: "; angles are in radians: wrap them with (x + np.pi) % (2 * np.pi) - np.pi",
 }
+WORDS = (
+    (constraints.boolean, "0 or 1"),
+    (constraints.circular, "numbers from -pi to pi"),
+    (constraints.nonnegative, "numbers from 0"),
+    (constraints.nonnegative_integer, "whole numbers from 0"),
+    (constraints.positive, "numbers greater than 0"),
+    (constraints.positive_integer, "whole numbers from 1"),
+    (constraints.simplex, "rows of shares that sum to 1"),
+    (constraints.unit_interval, "numbers from 0 to 1"),
+    (constraints.open_interval(0.0, 1.0), "numbers strictly between 0 and 1"),
+)
 MULTINOMIAL = (dist.MultinomialProbs, dist.MultinomialLogits)
 
 
@@ -226,8 +230,7 @@ def _without_edges(site: "Observed") -> tuple[Any, ...]:
 
 
 def _hint(site: "Observed") -> str:
-    hint = HINTS.get(site.components[0]) if len(site.components) == 1 else None
-    return "" if hint is None else f": {hint}"
+    return HINTS.get(site.components[0], "") if len(site.components) == 1 else ""
 
 
 def _inside(support: Any, site: "Observed") -> np.ndarray:
@@ -303,9 +306,13 @@ def _row_support(site: "Observed") -> bool:
 
 
 def _support_name(support: Any) -> str:
+    """The values of a support in words; NumPyro's own name for one that has none here."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return str(support)
+    if isinstance(support, type(constraints.integer_interval(0, 1))):
+        return f"whole numbers from {support.lower_bound} to {support.upper_bound}"
+    known = (words for other, words in WORDS if type(other) is type(support) and other == support)
+    return next(known, str(support))
 
 
 def _depends_on_parameters(support: Any) -> bool:

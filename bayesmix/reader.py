@@ -7,6 +7,7 @@ room that knows NumPyro's handlers.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,6 @@ from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
-from bayesmix import marginal
 from bayesmix.arguments import Arguments
 from bayesmix.blocks import Blocks
 from bayesmix.graph import Graph, Node, symbol
@@ -34,6 +34,7 @@ from bayesmix.missing import holes_in, promised
 from bayesmix.observed import Found, assigned_arrays, mixture_arrays
 from bayesmix.parameters import parameters, peel
 
+PACKAGE = str(Path(__file__).parent)
 NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -206,7 +207,7 @@ def _raised_here(error: BaseException) -> bool:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return last is not None and last.tb_frame.f_code.co_filename in (__file__, marginal.__file__)
+    return last is not None and last.tb_frame.f_code.co_filename.startswith(PACKAGE)
 
 
 def _program_message(error: Exception, met: list[tuple[str, tuple[int, ...]]]) -> str:

@@ -73,6 +73,11 @@ def _weibull(x, scale, concentration):
     return prior, lambda k: stats.weibull_min.logpdf(x, concentration[k], scale=scale[k])
 
 
+def _exponential(x, rate):
+    prior = stats.gamma.logpdf(rate, 2, scale=1 / (2 * x.mean(0)))
+    return prior, lambda k: stats.expon.logpdf(x, scale=1 / rate[k])
+
+
 def _beta(x, mean, concentration):
     m = x.mean(0)
     prior = stats.beta.logpdf(mean, 1 + m, 2 - m)
@@ -138,6 +143,7 @@ TASKS = {
     "inverse_gamma": (
         POSITIVE, _inverse_gamma, {"harmonic_mean": _positive, "concentration": _positive}),
     "weibull": (POSITIVE, _weibull, {"scale": _positive, "concentration": _positive}),
+    "exponential": (POSITIVE, _exponential, {"rate": _positive}),
     "beta": (SHARES, _beta, {"mean": _unit, "concentration": _positive}),
     "von_mises": (ANGLES, _von_mises, {"loc": _unit, "concentration": _positive}),
     "geometric": (COUNTS, _geometric, {"probs": _unit}),
@@ -381,11 +387,12 @@ BAD = {
     "gamma": (put("gamma", 0.0), "row 4, column 1 is 0", "greater than 0"),
     "inverse_gamma": (put("inverse_gamma", -1.0), "row 4, column 1 is -1", "greater than 0"),
     "weibull": (put("weibull", -1.0), "row 4, column 1 is -1", "greater than 0"),
+    "exponential": (put("exponential", -1.0), "row 4, column 1 is -1", "greater than 0"),
     "beta": (put("beta", 1.0), "row 4, column 1 is 1", "strictly between 0 and 1"),
     "von_mises": (put("von_mises", 4.0), "row 4, column 1 is 4", "wrap them"),
     "geometric": (put("geometric", -3.0), "row 4, column 1 is -3", "Geometric"),
-    "negative_binomial": (put("negative_binomial", 2.5), "row 4, column 1 is 2.5", "integer"),
-    "dirichlet": (put("dirichlet", 0.0), "row 4", "positive and sum to 1"),
+    "negative_binomial": (put("negative_binomial", 2.5), "row 4, column 1 is 2.5", "whole numbers from 0"),
+    "dirichlet": (put("dirichlet", 0.0), "row 4", "sum to 1", "all must be positive"),
     "multinomial": (put("multinomial", 1.5), "row 4, column 1 is 1.5", "whole numbers"),
 }
 

@@ -35,6 +35,8 @@ Choosing a model
     Positive, skewed columns: incomes, durations, sizes. The first two differ in their tails: gamma
     for sums of many small parts, log-normal for products of many factors; inverse gamma has the
     heaviest upper tail. Weibull is usual for times to failure.
+`exponential(K)`
+    Waiting times for events that come at a constant rate.
 `beta(K)`, `dirichlet(K)`
     One share between 0 and 1; rows of shares that sum to 1.
 `von_mises(K)`
@@ -94,6 +96,7 @@ from bayesmix.models.categories import binomial, categorical, multinomial
 from bayesmix.models.columns import (
     beta,
     dirichlet,
+    exponential,
     gamma,
     geometric,
     inverse_gamma,
@@ -122,6 +125,7 @@ __all__ = [
     "binomial",
     "categorical",
     "dirichlet",
+    "exponential",
     "gamma",
     "gaussian",
     "gaussian_noise",

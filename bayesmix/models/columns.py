@@ -101,6 +101,17 @@ def weibull(K: int) -> Program:
     return _program("weibull", cluster_count(K))
 
 
+def exponential(K: int) -> Program:
+    """A mixture of K exponentials: the NumPyro program `program(x)`, waiting times, (N,) or (N, D).
+
+    Sites: `weights` (K,) ~ Dirichlet(2, ...); `rate`, (K,) or (K, D), events per unit of x, ~
+    Gamma(2, 2 m), m the mean of x: its mean is 1 / m, and it is worth two events in a time of 2 m.
+
+    The same K gives the same program object, so that nothing compiles twice.
+    """
+    return _program("exponential", cluster_count(K))
+
+
 def beta(K: int) -> Program:
     """A mixture of K betas: the NumPyro program `program(x)`, shares 0 < x < 1, (N,) or (N, D).
 
@@ -305,6 +316,7 @@ FORMS = {
         },
         dist.Weibull,
     ),
+    "exponential": Form({"rate": lambda x, K: dist.Gamma(2.0, 2.0 * mean(x))}, dist.Exponential),
     "beta": Form(
         {
             "mean": lambda x, K: dist.Beta(1 + mean(x), 2 - mean(x)),

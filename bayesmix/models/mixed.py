@@ -19,7 +19,7 @@ from bayesmix.models.columns import FORMS as COLUMNS
 from bayesmix.models.columns import Form
 from bayesmix.models.forms import FORMS
 from bayesmix.models.inputs import cluster_count, one_of
-from bayesmix.models.summaries import MISSING, mean, size, total
+from bayesmix.models.summaries import MISSING, size, total
 
 CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights
 PRIORS = ("default", "flat")
@@ -76,7 +76,7 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
                 f"columns {names} are one block, which must be 'gaussian', not {kind!r}: give each "
                 "column its own entry"
             )
-        if kind in COLUMNS and prior == "flat":
+        if kind in COLUMNS and kind != "exponential" and prior == "flat":
             raise ValueError(
                 f"column {names[0]!r} is {kind!r}, which has no flat prior: use prior='default'"
             )
@@ -144,7 +144,7 @@ def _count_sites(
 
 
 def _time_sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
-    own = dist.Gamma(2.0, 2.0 * mean(x)) if prior == "default" else _positive()
+    own = COLUMNS["exponential"].sites["rate"](x, K) if prior == "default" else _positive()
     return (numpyro.sample(f"{name}_rate", own),)
 
 
@@ -178,10 +178,10 @@ KINDS = {
     "normal": Kind(_gaussian_sites("univariate"), lambda loc, var: dist.Normal(loc, jnp.sqrt(var))),
     "gaussian": Kind(_gaussian_sites("full"), FORMS["full"].component),
     "poisson": Kind(_count_sites, dist.Poisson),
-    "exponential": Kind(_time_sites, dist.Exponential),
     "bernoulli": Kind(_answer_sites, lambda probs: dist.Bernoulli(probs=probs)),
     "categorical": Kind(_category_sites, lambda probs: dist.Categorical(probs=probs)),
     **{kind: Kind(_column_sites(form), form.component) for kind, form in COLUMNS.items()},
+    "exponential": Kind(_time_sites, dist.Exponential),
 }
 CHOICES = tuple(KINDS)
 
