@@ -28,6 +28,11 @@ MOST_STEPS = 10_000
 CLOSE = 0.05  # difference of probabilities that does not matter
 APART = 3.0  # standard errors
 MISSED = 0.02
+ASK = "smc = bm.SMC(program).run(key, *data) can, and nuts.report(smc) then compares"
+UNKNOWN = {
+    False: f"All chains sit in one mode. Whether there are others they cannot say: {ASK}.",
+    True: f"How probable each mode is the chains cannot say, so do not pool them: {ASK}.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,7 @@ class ModeWeights:
     smc, smc_error : posterior probability by SMC and its standard error. missed : what SMC's
     particles hold where no chain was, included in the nearest mode. laplace : by Laplace's evidence
     of EM's modes. stacking : Yao, Vehtari & Gelman's weights, summed over the mode's chains.
+    doubt : why SMC itself is not to be trusted, in its words; empty where it may be.
     """
 
     chains: tuple[tuple[int, ...], ...]
@@ -45,6 +51,7 @@ class ModeWeights:
     missed: float
     laplace: np.ndarray | None
     stacking: np.ndarray
+    doubt: str = ""
 
     @property
     def share(self) -> np.ndarray:
@@ -54,9 +61,12 @@ class ModeWeights:
 
     @property
     def in_proportion(self) -> bool:
-        """Whether the pooled draws hold the modes as SMC does, nearly or within its error."""
-        if self.smc is None or self.smc_error is None:
-            return len(self.chains) == 1
+        """Whether the pooled draws hold the modes as SMC does, nearly or within its error.
+
+        False where that is not known: without SMC, or where SMC is not to be trusted.
+        """
+        if self.smc is None or self.smc_error is None or self.doubt:
+            return False
         gap = np.abs(self.share - self.smc)
         close = gap <= np.maximum(CLOSE, APART * self.smc_error)
         return bool(close.all()) and self.missed <= MISSED
@@ -73,22 +83,25 @@ class ModeWeights:
 
     @property
     def sentences(self) -> list[str]:
-        """What it means, in words."""
+        """What it means, in words: one mode or several, how probable, and whether to pool."""
         several = len(self.chains) > 1
         lines = [self._of_mode(number) for number in range(len(self.chains))] if several else []
         if self.smc is None:
-            if several:
-                lines.append(
-                    "How probable each mode is the chains cannot say: smc = bm.SMC(program)."
-                    "run(key, *data) can, and nuts.report(smc) then compares."
-                )
-            return lines
+            return [*lines, UNKNOWN[several]]
+        if self.doubt:
+            return [*lines, f"SMC cannot decide here: {self.doubt}."]
         if self.missed > MISSED:
             lines.append(
                 f"SMC holds {self.missed:.0%} of the posterior where no chain was: the pooled "
                 "draws miss it; smc.to_datatree() has it."
             )
-        return [*lines, *self._verdict()]
+        elif not several:
+            lines.append(f"One mode: SMC finds no other than that of the chains{self._but_for()}.")
+        return [*lines, *self._verdict()] if several else lines
+
+    def _but_for(self) -> str:
+        """What SMC's particles hold beyond the chains, where it can be seen."""
+        return f" (all but {self.missed:.1%} of it is where they were)" if self.missed else ""
 
     def _of_mode(self, number: int) -> str:
         members = ", ".join(map(str, self.chains[number]))
@@ -104,17 +117,17 @@ class ModeWeights:
     def _verdict(self) -> list[str]:
         assert self.smc is not None
         assert self.smc_error is not None
-        if len(self.chains) == 1:
-            return (
-                [] if self.missed > MISSED else ["SMC finds no other mode than that of the chains."]
-            )
+        bound = np.maximum(CLOSE, APART * self.smc_error)
         lines = []
         if self.laplace is not None:
-            apart = np.abs(self.laplace - self.smc) > np.maximum(CLOSE, APART * self.smc_error)
-            agree = (
-                "disagree: trust SMC, Laplace sees only the curvature" if apart.any() else "agree"
-            )
+            apart = (np.abs(self.laplace - self.smc) > bound).any()
+            agree = "disagree: trust SMC, Laplace sees only the curvature" if apart else "agree"
             lines.append(f"SMC and Laplace {agree}.")
+        if (np.abs(self.stacking - self.smc) > bound).any():
+            lines.append(
+                "Stacking weighs the modes otherwise, as it may: it asks which mixture of the "
+                "chains predicts best, not how probable a mode is."
+            )
         if self.in_proportion:
             lines.append("The pooled draws hold the modes in their right proportion.")
         else:
@@ -147,7 +160,8 @@ def weigh(nuts: Any, smc: Any, mode_of_chain: np.ndarray) -> ModeWeights:
     several = len(chains) > 1
     weights = _stacked(nuts) if several else np.full(len(mode_of_chain), 1 / len(mode_of_chain))
     summed = np.array([weights[list(members)].sum() for members in chains])
-    return ModeWeights(chains, by_smc, error, missed, by_laplace, summed)
+    doubt = "" if smc is None or smc.trusted else smc.verdict
+    return ModeWeights(chains, by_smc, error, missed, by_laplace, summed, doubt)
 
 
 class _Places:

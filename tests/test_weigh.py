@@ -1,5 +1,6 @@
 """Weights of the modes in which chains sit: stacking's optimum, SMC's share, and the words."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -11,9 +12,11 @@ import pytest
 from oracles import Z
 from scipy import stats
 from scipy.optimize import minimize
+from scipy.spatial import cKDTree
 
 import bayesmix as bm
-from bayesmix.weigh import stack
+from bayesmix.nuts.starts import starts_of
+from bayesmix.weigh import ModeWeights, stack
 
 X = np.array([-4.3, -4.1, -3.9, -3.6, 3.7, 4.0, 4.2])
 CENTRES = np.array([-0.2, 0.2])
@@ -78,17 +81,69 @@ def test_modes_of_the_chains_get_their_weights():
 
 def test_the_report_says_what_the_chains_cannot():
     alone, together = nuts().report(), nuts().report(smc())
-    assert "bm.SMC(program)" in alone
+    assert "The chains sit in 2 different modes" in alone
+    assert "cannot say, so do not pool them: smc = bm.SMC(program)" in alone
     assert "by SMC" not in alone
     assert "by SMC" in together
+    assert "SMC and Laplace agree" in together
+    assert "Stacking weighs the modes otherwise" in together  # two modes that predict alike
     assert "bm.SMC(program)" not in together
 
 
-def test_chains_start_at_particles_and_know_their_smc():
+SURE = {"smc": np.array([0.7, 0.3]), "smc_error": np.array([0.01, 0.01]), "missed": 0.0,
+        "laplace": None, "stacking": np.array([0.7, 0.3])}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chains", "changed", "said", "proportion"),
+    [
+        (((0, 1), (2,)), {}, "in their right proportion", True),
+        (((0,), (1, 2)), {}, "do not pool", False),
+        (((0, 1), (2,)), {"missed": 0.3}, "30% of the posterior where no chain was", False),
+        (((0, 1), (2,)), {"doubt": "islands disagree"}, "cannot decide here: islands", False),
+        (((0, 1), (2,)), {"smc": None, "smc_error": None}, "so do not pool", False),
+        (((0, 1),), {"smc": None, "smc_error": None, "stacking": np.ones(1)},
+         "Whether there are others they cannot say", False),
+        (((0, 1),), {"smc": np.ones(1), "smc_error": np.zeros(1), "stacking": np.ones(1),
+                     "missed": 0.013}, "One mode: SMC finds no other", True),
+        (((0, 1), (2,)), {"laplace": np.array([0.2, 0.8])}, "SMC and Laplace disagree", True),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_the_modes(chains, changed, said, proportion):
+    weights = ModeWeights(chains, **SURE | changed)
+    assert any(said in sentence for sentence in weights.sentences)
+    assert weights.in_proportion == proportion
+    pooled = "right proportion" in " ".join(weights.sentences)
+    assert pooled <= proportion  # never said where it is not known
+
+
+def test_an_smc_that_may_not_be_trusted_decides_nothing():
+    shaken = replace(smc(), log_evidences=smc().log_evidences + 3.0)
+    report = nuts().report(shaken)
+    assert "SMC cannot decide here: the way from the prior gives" in report
+    assert "proportion" not in report
+
+
+def test_chains_start_at_particles_by_the_modes_probabilities():
+    """Each first point is a particle of its own; over many chains modes come as often as there."""
+    particles, many = smc().params["loc"], 1000
+    starts = starts_of(smc().mixture, smc(), jax.random.key(3), many)
+    z = starts.frame.centre + starts.points @ starts.frame.factor.T
+    far, which = cKDTree(particles).query(z)  # this program's sites are their own coordinates
+    assert far.max() < 1e-8
+    assert len(np.unique(particles[which], axis=0)) > 4  # not one and the same
+    held = (particles[:, 0] < particles[:, 1]).mean()
+    share = (z[:, 0] < z[:, 1]).mean()
+    assert abs(share - held) < Z * np.sqrt(held * (1 - held) / many)
+    assert len(np.unique(starts_of(smc().mixture, smc(), jax.random.key(3), 4).points, axis=0)) == 4
+
+
+def test_chains_that_started_at_particles_know_their_smc():
     result = nuts("smc")
     assert result.start is None
+    assert result.smc is smc()
     assert "particles of SMC" in result.start_policy
-    assert "SMC" in result.report().split("Starts:")[1].partition(".")[2]
+    assert result.report() == result.report(smc())
 
 
 def test_a_start_from_other_data_is_refused():

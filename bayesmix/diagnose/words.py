@@ -133,8 +133,8 @@ def _em_sentences(f: dict[str, Any], chains: pd.DataFrame) -> Iterator[str]:
     if len(away):
         share = chains.loc[away, "em_distance"].max()
         yield (
-            f"{_chains(away)} {'sits' if len(away) == 1 else 'sit'} in another mode than EM's MAP, "
-            f"which puts {share:.0%} of the observations elsewhere, farther than any of their "
+            f"{_chains(away).capitalize()} {'sits' if len(away) == 1 else 'sit'} in another mode "
+            f"than EM's MAP, which puts {share:.0%} of the observations elsewhere, farther than any of their "
             "draws lies from their mean."
         )
     elif f["higher"] <= HIGHER:
