@@ -133,12 +133,13 @@ def _differences(
     values, gradients, params = evaluate(mixture, points, jacobian)
     ahead, behind = slice(1, n + 1), slice(n + 1, None)
     width = np.diagonal(points[ahead] - points[behind])
-    half = (gradients[ahead] - gradients[behind]) / width[:, None]
-    slopes = {
-        name: (params[name][ahead] - params[name][behind])
-        / width.reshape(n, *[1] * (params[name].ndim - 1))
-        for name in mixture.sites
-    }
+    with np.errstate(invalid="ignore"):  # far out: NaN, which is not `finite`
+        half = (gradients[ahead] - gradients[behind]) / width[:, None]
+        slopes = {
+            name: (params[name][ahead] - params[name][behind])
+            / width.reshape(n, *[1] * (params[name].ndim - 1))
+            for name in mixture.sites
+        }
     found = Bend(
         z=z,
         value=float(values[0]),

@@ -15,6 +15,7 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score, rand_score
 import bayesmix as bm
 from bayesmix.allocations import read_labels
 from bayesmix.partition import objective as objectives
+from bayesmix.partition import tables
 from bayesmix.partition.losses import distances, loss_of
 
 KEY = jax.random.key(0)
@@ -97,47 +98,71 @@ def test_public_distances_take_any_labels():
 # What the search steps on.
 
 
+@pytest.mark.parametrize("few", [0, 100])
 @pytest.mark.parametrize(
     ("kind", "name", "a"),
     [("Tables", *loss) for loss in NAMES] + [("Pairs", *x) for x in NAMES if "binder" in x[0]],
 )
-def test_costs_and_merges_are_differences_of_the_expected_loss(kind, name, a):
+def test_costs_and_merges_are_differences_of_the_expected_loss(kind, name, a, few, monkeypatch):
+    monkeypatch.setattr(tables, "FEW", few)
+    monkeypatch.setattr(tables, "STEP", 2)
     loss, draws = loss_of(name, a), noisy(3, S=12, N=7, L=4)
     if kind == "Tables":
         unique, counts = np.unique(draws, axis=0, return_counts=True)
-        state = objectives.Tables(loss, unique, counts / counts.sum())
+        state = tables.Tables(loss, unique, counts / counts.sum())
     else:
         state = objectives.Pairs(loss, np.mean(draws[:, :, None] == draws[:, None], axis=0))
     rng = np.random.default_rng(0)
-    start = rng.integers(0, 3, 7)
-    state.reset(start)
-    for i in (0, 4, 6):  # moves that leave the sums to be updated, not computed afresh
+    state.reset(rng.integers(0, 3, 7))
+    for i in rng.integers(0, 7, 20):  # moves that open and empty clusters and add columns
         state.take(i)
-        state.put(i, int(rng.integers(0, 4)))
-    labels = state.labels.copy()
-    value = {}
-    for i, k in itertools.product(range(7), range(5)):
-        moved = labels.copy()
-        moved[i] = k
-        value[i, k] = distances(loss, read_labels(moved[None]).values[0], draws).mean()
-    scale = 1.0 if loss.a is None else 49 if loss.pairs else 7
-    for i in range(7):
-        costs = state.costs(np.array([i]))[0, :5]
-        wanted = np.array([value[i, k] for k in range(5)]) * scale
-        np.testing.assert_allclose(costs - costs[0], wanted - wanted[0], atol=1e-11)
-    assert state.value() == pytest.approx(value[0, labels[0]], abs=1e-12)
-    merged = state.merged()
-    for k, other in itertools.combinations(np.unique(labels), 2):
-        joined = read_labels(np.where(labels == other, k, labels)[None]).values[0]
+        state.put(i, int(rng.integers(0, len(state.sizes))))
+        labels = state.labels.copy()
+        here = distances(loss, read_labels([labels]).values[0], draws).mean()
+        check_costs(state, loss, draws, labels)
+        check_merges(state, loss, draws, labels)
+        assert state.value() == pytest.approx(here, abs=1e-12)
+
+
+def check_costs(state, loss, draws, labels):
+    """Of all clusters but other single observations that cannot be the cheapest to join."""
+    many, scale = len(state.sizes), 1.0 if loss.a is None else 49 if loss.pairs else 7
+    alone = state.sizes[labels] == 1
+    groups = [np.flatnonzero(alone)] if alone.any() else []
+    groups += [np.flatnonzero(labels == k) for k in np.flatnonzero(state.sizes > 1)]
+    for items in groups:
+        for i, costs in zip(items, state.costs(items), strict=True):
+            moved = [np.where(np.arange(7) == i, k, labels) for k in range(many)]
+            wanted = scale * np.array([distances(loss, c, draws).mean() for c in canonical(moved)])
+            known, own = np.isfinite(costs), labels[i]
+            np.testing.assert_allclose(
+                costs[known] - costs[own], wanted[known] - wanted[own], atol=1e-11
+            )
+            others = np.delete(np.arange(many), own)
+            others = others[state.sizes[others] > 0]
+            assert costs[others].min(initial=np.inf) - costs[own] == pytest.approx(
+                wanted[others].min(initial=np.inf) - wanted[own], abs=1e-11
+            )
+            assert (known | (state.sizes == 1)).all()
+
+
+def check_merges(state, loss, draws, labels):
+    merged, large = state.merged(), np.flatnonzero(state.sizes > 1)
+    for k, other in itertools.combinations(large, 2):
+        joined = canonical([np.where(labels == other, k, labels)])[0]
         assert merged[k, other] == pytest.approx(distances(loss, joined, draws).mean(), abs=1e-12)
-    assert np.isinf(merged).sum() == merged.size - comb(len(np.unique(labels)), 2)
+    assert np.isinf(merged).sum() == merged.size - comb(len(large), 2)
+
+
+def canonical(labels):
+    return read_labels(np.array(labels)).values
 
 
 @pytest.mark.parametrize(("name", "a"), NAMES)
 def test_costs_hold_where_denominators_vanish(name, a):
     """Among the draws and the moves are both trivial partitions, which a loss finds equal."""
     loss, draws = loss_of(name, a), np.array([[0, 0, 0], [0, 1, 2], [0, 0, 1]])
-    state = objectives.Tables(loss, draws, np.array([0.5, 0.3, 0.2]))
+    state = tables.Tables(loss, draws, np.array([0.5, 0.3, 0.2]))
     scale = 1.0 if loss.a is None else 9 if loss.pairs else 3
     for start in ([0, 0, 0], [0, 1, 1], [0, 1, 2]):
         state.reset(np.array(start))
@@ -270,7 +295,7 @@ def test_beyond_512_draws_the_optimum_is_local_on_all_of_them(monkeypatch):
     loss, labels = loss_of("vi", None), found.labels
     values = read_labels(draws).values
     assert found.expected_loss == pytest.approx(distances(loss, labels, values).mean(), abs=1e-12)
-    state = objectives.Tables(loss, values, np.full(len(values), 1 / len(values)))
+    state = tables.Tables(loss, values, np.full(len(values), 1 / len(values)))
     state.reset(labels)
     for i in range(len(labels)):
         costs = state.costs(np.array([i]))[0]

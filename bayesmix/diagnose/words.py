@@ -138,7 +138,9 @@ def _em_sentences(f: dict[str, Any], chains: pd.DataFrame) -> Iterator[str]:
             "draws lies from their mean."
         )
     elif f["higher"] <= HIGHER:
-        yield f"EM's MAP is in the mode of all chains, {-f['higher']:.2f} nats above the best draw."
+        one = f["rhat_invariant"] <= RHAT_BAD  # else the chains move between modes themselves
+        where = "in the mode of all chains" if one else "among the draws of all chains"
+        yield f"EM's MAP is {where}, {-f['higher']:.2f} nats above the best draw."
 
 
 def _cluster_sentences(clusters: pd.DataFrame) -> Iterator[str]:

@@ -171,13 +171,16 @@ def distances(loss: Loss, reported: np.ndarray, draws: np.ndarray) -> np.ndarray
 def _truth_sums(
     loss: Loss, reported: np.ndarray, draws: np.ndarray, B: float
 ) -> tuple[np.ndarray, float, np.ndarray]:
+    """The three sums; clusters of one share no more than phi(1) = 0 with any other."""
     cells, ends = cells_of(draws)
-    many = int(reported.max()) + 1
-    table = np.bincount((cells * many + reported).ravel(), minlength=ends[-1] * many)
-    table = table.reshape(-1, many)
-    starts = np.r_[0, ends[:-1]]
-    A = np.add.reduceat(loss.phi(table.sum(axis=1)), starts)
-    return A, B, np.add.reduceat(loss.phi(table).sum(axis=1), starts)
+    starts, phi = np.r_[0, ends[:-1]], loss.phi(np.arange(len(reported) + 1))
+    several = np.flatnonzero(np.bincount(reported) > 1)
+    members = np.isin(reported, several)
+    column = np.searchsorted(several, reported[members])
+    flat = (cells[:, members] * len(several) + column).ravel()
+    table = np.bincount(flat, minlength=ends[-1] * len(several)).reshape(ends[-1], -1)
+    A = np.add.reduceat(phi[np.bincount(cells.ravel(), minlength=ends[-1])], starts)
+    return A, B, np.add.reduceat(phi[table].sum(axis=1), starts)
 
 
 def cells_of(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

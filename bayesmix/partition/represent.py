@@ -18,8 +18,8 @@ from bayesmix.allocations import Rows, read_labels
 from bayesmix.arguments import seed_of
 from bayesmix.partition import COARSE, clusters_in_words, spread
 from bayesmix.partition.losses import distances, loss_of
-from bayesmix.partition.objective import Tables
 from bayesmix.partition.search import Search
+from bayesmix.partition.tables import Tables
 
 if TYPE_CHECKING:
     import xarray
@@ -154,8 +154,13 @@ class _Alternation:
         """The VI estimate of a group, never worse than the one before."""
         draws, weights = self.unique[members], self.weights[members]
         some = spread(np.arange(len(draws)), COARSE)
-        objective = Tables(VI, draws[some], weights[some] / weights[some].sum())
-        optima = Search(objective, self.rng, self.unique.shape[1]).run(RUNS, [before])
+        optima = self._search(draws[some], weights[some]).run(RUNS, [before])
+        if len(some) < len(draws):
+            optima = self._search(draws, weights).refine(optima)
         candidates = [before] + [optimum.labels for optimum in optima[:2]]
         costs = [weights @ distances(VI, c, draws) for c in candidates]
         return candidates[int(np.argmin(costs))]
+
+    def _search(self, draws: np.ndarray, weights: np.ndarray) -> Search:
+        objective = Tables(VI, draws, weights / weights.sum())
+        return Search(objective, self.rng, self.unique.shape[1])

@@ -6,7 +6,8 @@ cluster, allocate its members anew, and keep what is better ("zealous" updates).
 descent also merges two clusters where that helps; a zealous update is followed by a descent; it is
 tried once per local optimum, however many starts arrive there. Where salso allows as many clusters
 as the most varied draw has, starts may open a few more, and more than the best optimum so far has;
-at the end the best optima descend once more without that bound.
+at the end the best optima descend once more without that bound. Descents also begin at the best of
+some draws and at the partition in which every observation is alone.
 
 The work is bounded: when `WORK` is done, no start, zealous update or descent begins; at half as
 much again a descent stops where it is. `stopped` tells that something was left out. As work is
@@ -27,7 +28,7 @@ ATTEMPTS = 10  # clusters destroyed per local optimum, as in salso
 BEST = 4  # optima refined although no start ended there
 CLOSE = 8  # one observation in so many is visited again at once
 SPARE = 3  # clusters that starts may open beyond those of any draw
-WORK = 25 * 10**8  # numbers looked at; some seconds
+WORK = 4 * 10**9  # numbers looked at; some seconds
 LONGER = 1.5  # how far descents may exceed it
 LARGE = 1000  # observations beyond which it grows with their number
 ROUNDING = 1e-10
@@ -92,7 +93,7 @@ class Search:
     def neighbours(self, labels: np.ndarray) -> list[np.ndarray]:
         """The best partitions with one observation moved, and with two clusters merged."""
         self.objective.reset(labels)
-        found, merged = [], self.objective.merged(2)
+        found, merged = [], self.objective.merged()
         gap, k = np.full(len(labels), np.inf), np.zeros(len(labels), int)
         for some in self._batches(np.arange(len(labels)), LONGER):
             gap[some], k[some] = self._gaps(some)
@@ -171,7 +172,7 @@ class Search:
 
         An observation alone is no cluster here: merging it is moving it.
         """
-        values, now = self.objective.merged(2), self.objective.value()
+        values, now = self.objective.merged(), self.objective.value()
         k, other = np.unravel_index(np.argmin(values), values.shape)
         if not values[k, other] < now - ROUNDING * (1 + now):
             return False
@@ -190,28 +191,28 @@ class Search:
         return moved
 
     def _batches(self, items: np.ndarray, times: float) -> Iterator[np.ndarray]:
-        """Some observations of one cluster at a time, the clusters in the order they come.
+        """Some observations of one cluster, or each alone, at a time; in the order they come.
 
         Until `times` the bound of work.
         """
-        own = self.objective.labels[items]
-        for k in dict.fromkeys(own.tolist()):
-            members = items[own == k]
-            while len(members) and not self._spent(times):
-                size = self.objective.batch  # clusters may come and go in between
-                yield members[:size]
-                members = members[size:]
+        left, objective = items, self.objective
+        while len(left) and not self._spent(times):
+            own = objective.labels[left]  # clusters may come and go in between
+            alone = objective.sizes[own] == 1
+            alike = np.flatnonzero(alone if alone[0] else own == own[0])[: objective.batch]
+            yield left[alike]
+            left = np.delete(left, alike)
 
     def _gaps(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What moving each of the items to the best other cluster would cost, and that cluster.
 
-        The items are of one cluster.
+        The items are of one cluster, or each is alone.
         """
         costs, at = self._costs(items), np.arange(len(items))
-        own, sizes = self.objective.labels[items[0]], self.objective.sizes
-        here = costs[:, own].copy()
-        costs[:, own] = np.inf
-        if sizes[own] == 1:  # an observation that is alone has nothing to find in an empty cluster
+        own, sizes = self.objective.labels[items], self.objective.sizes
+        here = costs[at, own]
+        costs[at, own] = np.inf
+        if sizes[own[0]] == 1:  # one that is alone has nothing to find in an empty cluster
             costs[:, sizes == 0] = np.inf
         k = np.argmin(costs, axis=1)
         gap = costs[at, k] - here

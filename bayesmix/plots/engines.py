@@ -69,9 +69,9 @@ def _mark_modes(ax: Axes, em: Any, right: float) -> None:
     for number, mode in enumerate(others):
         below = best - float(mode.log_joint)
         ax.axhline(below, color=PALETTE[1], lw=1, ls=(0, (4, 3)))
-        starts = f"{mode.starts} start{'s' if mode.starts != 1 else ''}"
+        starts = f" ({mode.starts} start{'s' if mode.starts != 1 else ''})" if mode.starts else ""
         ax.annotate(
-            f"another mode ({starts})",
+            f"another mode{starts}",
             (right * (1 - 0.3 * number), below),
             (0, 3),
             textcoords="offset points",
@@ -116,7 +116,8 @@ def responsibilities(*results: Any, show: int = 30) -> Figure:
             _draw_strip(ax, view, order)
         axes[len(views) - 1].set_xlabel("observation, sorted by cluster and certainty")
         marks = [Patch(color=c, label=f"cluster {k}") for k, c in enumerate(colours(views[0].K))]
-        figure.legend(handles=marks, loc="outside upper right", ncols=min(len(marks), 5))
+        columns = -(-len(marks) // (1 + (len(marks) - 1) // 5))  # rows of at most 5, balanced
+        figure.legend(handles=marks, loc="outside upper right", ncols=columns)
         what = " and ".join(view.engine for view in views)
         axes[0].set_title(f"Responsibilities of {len(order)} observations, by {what}")
         _draw_doubtful(axes[-1], views, show)
