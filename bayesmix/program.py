@@ -331,7 +331,8 @@ def _keep(key: Any, mixture: Mixture) -> None:
         mixture,
         arguments=replace(mixture.arguments, leaves=(), columns=None, index=None, mesh=None),
         observed=tuple(
-            replace(site, value=None, given={}, group=None, powers=None) for site in mixture.observed
+            replace(site, value=None, given={}, group=None, powers=None)
+            for site in mixture.observed
         ),
         value=None,
         weights=None,

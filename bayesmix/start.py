@@ -187,7 +187,8 @@ def starts_on(
 ) -> Starts:
     """Starts for rows ``x`` (n, D) with known labels, if any, in scaled and whitened columns.
 
-    lines : response and covariates of clusters that are lines. A missing cell lies where its column's mean is, which tells nothing about its cluster.
+    lines : response and covariates of clusters that are lines. A missing cell lies where its
+    column's mean is, which tells nothing about its cluster.
     """
     x = np.where(np.isnan(x), np.nanmean(x, 0), x)
     places = K - len(background)

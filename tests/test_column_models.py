@@ -391,7 +391,11 @@ BAD = {
     "beta": (put("beta", 1.0), "row 4, column 1 is 1", "strictly between 0 and 1"),
     "von_mises": (put("von_mises", 4.0), "row 4, column 1 is 4", "wrap them"),
     "geometric": (put("geometric", -3.0), "row 4, column 1 is -3", "Geometric"),
-    "negative_binomial": (put("negative_binomial", 2.5), "row 4, column 1 is 2.5", "whole numbers from 0"),
+    "negative_binomial": (
+        put("negative_binomial", 2.5),
+        "row 4, column 1 is 2.5",
+        "whole numbers from 0",
+    ),
     "dirichlet": (put("dirichlet", 0.0), "row 4", "sum to 1", "all must be positive"),
     "multinomial": (put("multinomial", 1.5), "row 4, column 1 is 1.5", "whole numbers"),
 }

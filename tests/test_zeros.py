@@ -4,10 +4,12 @@ from functools import cache
 
 import jax
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from oracles import Z as BOUND
 from oracles import x64
+from programs import BY_ID
 from scipy import special, stats
 
 import bayesmix as bm
@@ -140,6 +142,24 @@ def test_nuts_agrees_with_the_conjugate_posterior_of_the_zeros():
     worth = len(draws) / 4  # NUTS on a parameter that is independent of all others does better
     assert abs(draws.mean() - exact.mean()) < BOUND * exact.std() / np.sqrt(worth)
     assert abs(np.var(draws) / exact.var() - 1) < BOUND * np.sqrt(2 / worth)
+
+
+@pytest.mark.parametrize(
+    "prior, told", [(dist.HalfCauchy(3.0), True), (dist.Gamma(3.0, 0.5), False)]
+)
+def test_a_hurdle_before_positive_numbers_may_collapse_as_they_do(prior, told):
+    x = BY_ID["hurdle_gamma"].args[0]
+
+    def program(x):
+        weights = numpyro.sample("weights", dist.Dirichlet(np.full(2, 2.0)))
+        with numpyro.plate("cluster", 2):
+            shape = numpyro.sample("shape", prior)
+            rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+        parts = dist.HurdleGamma(0.2, shape, rate)
+        with numpyro.plate("obs_id", len(x)):
+            numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), parts), obs=x)
+
+    assert ("the log joint has no maximum" in " ".join(str(bm.trace(program, x)).split())) == told
 
 
 class Doubled(dist.ZeroInflatedPoisson):

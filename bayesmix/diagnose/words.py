@@ -134,8 +134,8 @@ def _em_sentences(f: dict[str, Any], chains: pd.DataFrame) -> Iterator[str]:
         share = chains.loc[away, "em_distance"].max()
         yield (
             f"{_chains(away).capitalize()} {'sits' if len(away) == 1 else 'sit'} in another mode "
-            f"than EM's MAP, which puts {share:.0%} of the observations elsewhere, farther than any of their "
-            "draws lies from their mean."
+            f"than EM's MAP, which puts {share:.0%} of the observations elsewhere, farther than "
+            "any of their draws lies from their mean."
         )
     elif f["higher"] <= HIGHER:
         one = f["rhat_invariant"] <= RHAT_BAD  # else the chains move between modes themselves

@@ -120,10 +120,10 @@ def _is_spread(mixture: Mixture, link: Link) -> bool:
 
 
 def _family(mixture: Mixture, link: Link) -> str:
-    """The family of the observed site that a link feeds."""
+    """The family of the observed site that a link feeds; of a hurdle the one behind it."""
     part = link.leaf.partition("[")[2].removesuffix("]")
     owner = next((site for site in mixture.observed if site.name == part), mixture.observed[0])
-    return owner.family
+    return owner.family.removeprefix("Hurdle")
 
 
 def _own_spread(mixture: Mixture, site: Site) -> bool:
