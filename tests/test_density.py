@@ -362,7 +362,8 @@ def test_far_data_are_certain_and_finite():
 
 
 FLOAT32 = ["normal_three", "mvn_niw", "mvn_flat", "product_diagonal", "poisson_gamma",
-"bernoulli_product", "exponential_gamma", "student_t", "student_matrix", "regression"]  # fmt: skip
+"bernoulli_product", "exponential_gamma", "student_t", "student_matrix", "regression",
+"skew_components", "hurdle_poisson", "zero_inflated_product"]  # fmt: skip
 
 
 @pytest.mark.parametrize("row_id", FLOAT32)
