@@ -80,7 +80,7 @@ def lookups(value: Any) -> Any:
         return None
 
 
-def _key(value: Any, above: tuple[CodeType, ...]) -> Any:
+def _key(value: Any, above: tuple[FunctionType, ...]) -> Any:
     """``above``: the functions that are being looked at, for those that call one another."""
     kind = type(value)
     if kind is Same:
@@ -109,11 +109,12 @@ def _has_state(value: Any) -> bool:
     return value.__name__ in STATEFUL or bool(getattr(value, "__closure__", None))
 
 
-def _function_key(function: FunctionType, above: tuple[CodeType, ...]) -> Any:
+def _function_key(function: FunctionType, above: tuple[FunctionType, ...]) -> Any:
     code = function.__code__
-    if code in above:
-        return code
-    above = (*above, code)
+    known = next((number for number, each in enumerate(above) if each is function), None)
+    if known is not None:
+        return "itself", known
+    above = (*above, function)
     cells = function.__closure__ or ()
     try:
         closed = tuple(cell.cell_contents for cell in cells)

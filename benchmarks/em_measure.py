@@ -117,7 +117,7 @@ def best(function: Any, value: Any) -> float:
 def climbs(case: Case) -> dict:
     """CPU seconds and steps of whole fits until the log likelihood is near the optimum."""
     needed, times = [], []
-    for seed in range(case.seeds):
+    for seed in range(case.climbs):
         x, start = data(case, seed)
         steps, spent = climb(case, x, start)
         needed.append(steps)
@@ -171,7 +171,7 @@ def defaults(case: Case) -> dict:
         result = fit(*args)
         return time.process_time() - began, result
 
-    for seed in range(min(case.seeds, 3)):
+    for seed in range(3 if case.N < 100_000 else 1):
         x, _ = data(case, seed)
         em = bm.EM(program, progress_bar=False)
         for name in ["bayesmix, first call"] * (seed == 0) + ["bayesmix"]:

@@ -88,10 +88,11 @@ def defaults(records: Records) -> str:
         if piece is None:
             continue
         fits = piece["fits"]
-        best = np.max([[each[1] for each in runs] for runs in fits.values() if len(runs) > 1], 0)
+        reached = [[each[1] for each in runs] for name, runs in fits.items() if "first" not in name]
+        best = np.max(reached, 0)
         for name, runs in fits.items():
-            seconds, reached = np.array(runs).T
-            lost = np.maximum(best[: len(reached)] - reached, 0.0)
+            seconds, own = np.array(runs).T
+            lost = best[: len(own)] - own
             rows.append([str(case), name, spread(seconds, ".3g"), spread(lost, ".2f")])
     return table(("rows x columns", "library", "CPU seconds", "nats below the best"), rows)
 

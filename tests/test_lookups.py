@@ -165,6 +165,28 @@ def test_a_helper_that_is_replaced_is_seen(monkeypatch):
     assert bm.trace(of_a_global, X).K == 3
 
 
+def test_wrappers_of_one_kind_are_told_apart():
+    """The same code twice, one around the other: the inner one's closure counts, too."""
+
+    def around(inner, loc):
+        def program(x, shift=0.0):
+            inner(x, shift + loc)
+
+        return program
+
+    keys = [lookups(around(around(mixture, a), b)) for a, b in ((1.0, 2.0), (3.0, 2.0))]
+    assert None not in keys
+    assert keys[0] != keys[1]
+    assert keys[0] == lookups(around(around(mixture, 1.0), 2.0))
+
+
+def test_a_function_that_calls_itself_has_a_key():
+    def deeper(x, depth=2):
+        return mixture(x) if depth == 0 else deeper(x, depth - 1)
+
+    assert lookups(deeper) == lookups(deeper) is not None
+
+
 def test_inside_handlers_a_program_is_read_anew():
     plain = reading_of(mixture, X)
     with handlers.substitute(data={"mean": np.array([0.0, 1.0])}):
