@@ -145,7 +145,7 @@ def of_mclust(case: Case, x: np.ndarray, resp: np.ndarray, steps: int, short: in
       em <- function(n) suppressWarnings(
         me(a1, "{name}", a2, control = emControl(tol = c(0, 0), itmax = c(n, n))))
       cpu <- function(n) sum(system.time(for (i in 1:{case.repeats}) em(n))[1:2])
-      em(2)
+      invisible(em(2))
       cat((cpu({steps + short}) - cpu({short})) / ({steps} * {case.repeats}))
     """
     return run_r(script, x, resp)

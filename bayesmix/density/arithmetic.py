@@ -278,7 +278,7 @@ class Density:
         """
         if self.family is None:
             return data._replace(rows=factors)
-        rows = data.rows._replace(weights=data.rows.weights * factors)
+        rows = data.rows._replace(weights=data.rows.weights * factors, plain=None)
         if self.tied:
             rows = rows._replace(shared=total_squares(self.family, rows))
         return data._replace(rows=rows, base=total_base(self.family, rows))
