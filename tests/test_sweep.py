@@ -231,3 +231,29 @@ def test_whitening_is_the_root_of_the_covariance(weighted):
     np.testing.assert_allclose(upper.T @ upper, np.cov(z.T, aweights=w, ddof=0), atol=1e-12)
     smallest = np.linalg.svd(upper, compute_uv=False)[-1]
     assert 1e-10 < smallest < 1e-8
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_products_of_sums_keep_every_row(dtype):
+    """Weights of 1, or 0 for padding, against the sum of logarithms row by row.
+
+    Scores hundreds of nats apart, and many equal clusters (the largest sum, K). A product of 16
+    (8) sums rounds as often as that many additions.
+    """
+    rng = np.random.default_rng(3)
+    for score in (60 * rng.normal(size=(7, 1024)), np.zeros((3000, 1024))):
+        score, weights = score.astype(dtype), (rng.random(1024) < 0.9).astype(dtype)
+        with x64():
+            value, resp = sweep._softmax(jnp.asarray(score), jnp.asarray(weights), plain=True)
+            same = sweep._softmax(jnp.asarray(score), jnp.asarray(weights))[1]
+        exact = weights @ logsumexp(score.astype(float), axis=0)
+        bound = 32 * np.finfo(dtype).eps * (weights @ np.abs(score).max(0) + 1024)
+        assert abs(float(value) - exact) <= bound
+        np.testing.assert_array_equal(resp, same)
+
+
+def test_only_rows_without_weights_are_plain():
+    family = density.density_of(bm.trace(bm.models.gaussian(2), CLOUD)).family
+    given = [None, np.ones(len(CLOUD)), RNG.random(len(CLOUD))]
+    plain = [sweep.rows_of(CLOUD, w, family, 2, "float64").plain for w in given]
+    assert plain == [(), None, None]
