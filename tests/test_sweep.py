@@ -237,8 +237,9 @@ def test_whitening_is_the_root_of_the_covariance(weighted):
 def test_products_of_sums_keep_every_row(dtype):
     """Weights of 1, or 0 for padding, against the sum of logarithms row by row.
 
-    Scores hundreds of nats apart, and many equal clusters (the largest sum, K). A product of 16
-    (8) sums rounds as often as that many additions.
+    Scores hundreds of nats apart, and many equal clusters (the largest sum, K). To first order a
+    sum over K clusters is off by K roundings at most, a product of 16 (8) by as many, a logarithm
+    by its size, which is at most log K.
     """
     rng = np.random.default_rng(3)
     for score in (60 * rng.normal(size=(7, 1024)), np.zeros((3000, 1024))):
@@ -247,8 +248,9 @@ def test_products_of_sums_keep_every_row(dtype):
             value, resp = sweep._softmax(jnp.asarray(score), jnp.asarray(weights), plain=True)
             same = sweep._softmax(jnp.asarray(score), jnp.asarray(weights))[1]
         exact = weights @ logsumexp(score.astype(float), axis=0)
-        bound = 32 * np.finfo(dtype).eps * (weights @ np.abs(score).max(0) + 1024)
-        assert abs(float(value) - exact) <= bound
+        K, N = score.shape
+        roundings = N * (K + 16 + np.log(K)) + 32 * (weights @ np.abs(score).max(0))
+        assert abs(float(value) - exact) <= roundings * np.finfo(dtype).eps
         np.testing.assert_array_equal(resp, same)
 
 
