@@ -53,6 +53,8 @@ def iterations(case: Case) -> dict:
     work = case.N * case.K * case.D**2
     for seed in range(case.seeds):
         x, start = data(case, seed)
+        if seed == 0:
+            theirs(case, x, start, 1)  # ours has been warmed up
         for _ in range(case.pairs):
             own, mine = per_step(ours, case, x, start, case.repeats)
             other, yours = per_step(theirs, case, x, start, case.repeats)
@@ -261,33 +263,14 @@ def latency(which: str) -> dict:
     x = np.asarray(bm.datasets.load_faithful())
     program = bm.models.gaussian(2, covariance="full", prior="flat")
     if which == "README":
-        program = readme_program()
+        from readme_program import program
     key = jax.random.key(0)
     jax.monitoring.register_event_duration_secs_listener(listen)
     em = bm.EM(program, progress_bar=False)
     spent["first"] = cpu(em.run, key, x)
+    spent = dict(spent)  # no longer listened for
     spent["again"] = cpu(em.run, key, x)
     params = em.run(key, x).params
     em.run(key, x, init_params=params)
     spent["one start"] = cpu(lambda: [em.run(key, x, init_params=params) for _ in range(50)]) / 50
     return spent
-
-
-def readme_program() -> Any:
-    import jax.numpy as jnp
-    import numpyro
-    import numpyro.distributions as dist
-
-    def program(x, K=2):
-        D = x.shape[-1]
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
-        with numpyro.plate("cluster", K):
-            scale_matrix = jnp.cov(x.T) / K
-            cov = numpyro.sample("cov", dist.InverseWishart(D + 2, scale_matrix=scale_matrix))
-            loc = numpyro.sample("loc", dist.MultivariateNormal(x.mean(0), 10 * jnp.cov(x.T)))
-        with numpyro.plate("obs_id", len(x)):
-            parts = dist.MultivariateNormal(loc, covariance_matrix=cov)
-            mixing = dist.Categorical(probs=weights)
-            numpyro.sample("x", dist.MixtureSameFamily(mixing, parts), obs=x)
-
-    return program

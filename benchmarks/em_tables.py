@@ -201,7 +201,8 @@ def plot(records: Records, path: Path) -> None:
             right.loglog(*zip(*points, strict=True), marker=mark, label=label)
     right.set(xlabel="rows (2 columns, K = 5)", ylabel="CPU ms per EM iteration")
     right.grid(visible=True, alpha=0.3)
-    right.legend(frameon=False)
+    if right.lines:
+        right.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     plt.close(figure)
