@@ -247,11 +247,7 @@ def _check_size(mixture: Mixture) -> None:
     """Refuse data whose squares overflow, and fewer rows than a flat prior can be fitted to."""
     family = density_of(mixture).family
     if family is not None and family.location_scale and not isinstance(mixture.value, Blocks):
-        x = columns_of(mixture)[0]
-        with np.errstate(over="ignore", invalid="ignore"):
-            middle = (np.nanmean if np.isnan(x).any() else np.mean)(x, 0, np.float64)
-            low, high = np.fmin.reduce(x, 0), np.fmax.reduce(x, 0)
-            size = np.nanmax(np.maximum(high - middle, middle - low))
+        size = _size(columns_of(mixture)[0])
         if not size < 1e150 or 0 < size < 1e-150:
             raise ValueError(
                 f"site {mixture.name!r}: the data spread over {size:.3g}, whose square is outside "
@@ -263,6 +259,19 @@ def _check_size(mixture: Mixture) -> None:
             f"site {mixture.name!r} has {mixture.N} rows for {mixture.K} clusters: with the flat "
             f"prior on {improper[0]!r} there must be at least one row per cluster"
         )
+
+
+def _size(x: np.ndarray) -> float:
+    """The largest distance from the mean of its column; where a glance shows that it is neither
+    huge nor tiny, the range of some rows.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        some = float(np.ptp(x[:1000], 0).max())
+        if some > 1e-140 and x.min() > -1e149 and x.max() < 1e149:  # NaN is neither
+            return some
+        middle = (np.nanmean if np.isnan(x).any() else np.mean)(x, 0, np.float64)
+        low, high = np.fmin.reduce(x, 0), np.fmax.reduce(x, 0)
+        return float(np.nanmax(np.maximum(high - middle, middle - low)))
 
 
 def _checked_params(mixture: Mixture, params: Params) -> Params:
