@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from bayesmix.accelerate import Pair, direction, remaining
 from bayesmix.coordinates import constrain, free, free_size, from_free, to_free
 from bayesmix.density import Data, Density
-from bayesmix.effort import cells_of, compiled
+from bayesmix.effort import FIT, cells_of, compiled
 from bayesmix.mstep import Plan, m_step
 from bayesmix.program import Params
 
@@ -299,7 +299,8 @@ def _state(
     )
 
 
-@compiled(lambda engine, resp, data: cells_of(data))
+# A single pass, which a search makes some dozens of times: quick to compile up to many rows.
+@compiled(lambda engine, resp, data: cells_of(data), moderate=FIT)
 def from_resp(engine: Engine, resp: Any, data: Data) -> EMState:
     """The state before the first M-step, from responsibilities: (N, K), or weighted and by row."""
     density = engine.density
@@ -319,7 +320,7 @@ def from_params(engine: Engine, params: Params, data: Data) -> EMState:
     )
 
 
-@compiled(lambda engine, params, data: cells_of(data))
+@compiled(lambda engine, params, data: cells_of(data), moderate=FIT)
 def entered(engine: Engine, params: Params, data: Data) -> tuple[EMState, dict[str, jax.Array]]:
     """The state after an E-step at ``params``, and whether each site is in its prior's support."""
     transforms = engine.density.transforms(data)
@@ -327,7 +328,7 @@ def entered(engine: Engine, params: Params, data: Data) -> tuple[EMState, dict[s
     return from_params(engine, params, data), inside
 
 
-@compiled(lambda engine, flat, data: cells_of(data))
+@compiled(lambda engine, flat, data: cells_of(data), moderate=FIT)
 def resp_at(engine: Engine, flat: Any, data: Data) -> jax.Array:
     """Responsibilities (n, K) at flat params; padding rows may follow."""
     return engine.density.resp(engine.params(flat), data)

@@ -113,13 +113,14 @@ def theirs(case: Case, x: np.ndarray, start: Any, steps: int) -> Any:
 
 def gmmx(case: Case, x: np.ndarray, start: Any, steps: int) -> Any:
     """gmmx's result after exactly ``steps`` iterations; it knows float32 only."""
+    import jax
     import jax.numpy as jnp
     from gmmx import EMFitter, GaussianMixtureModelJax
 
     given = [jnp.asarray(start[name], np.float32) for name in ("loc", "cov", "weights")]
     model = GaussianMixtureModelJax.from_squeezed(*given)
     fitter = EMFitter(max_iter=steps, tol=-1.0, reg_covar=0.0)
-    return fitter.fit(x=jnp.asarray(x), gmm=model)
+    return jax.block_until_ready(fitter.fit(x=jnp.asarray(x), gmm=model))
 
 
 def run_r(script: str, *arrays: np.ndarray) -> list[float]:
