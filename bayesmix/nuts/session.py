@@ -52,8 +52,8 @@ class Session:
     target_accept: float
     progress_bar: bool
 
-    def sample(self, first: ParamInfo, kernels: Sequence[str], tell: Callable[[str], None]) -> str:
-        """Warm up and draw with the first of the kernels that fits the posterior; its name.
+    def sample(self, first: ParamInfo, kernels: Sequence[str], tell: Callable[[str], None]) -> None:
+        """Warm up and draw with the first of the kernels that fits the posterior.
 
         "orbits" and "whitened" (NUTS) rely on the frame and need a short warm-up of their steps,
         "ordinary" is NumPyro's adaptation. The last one is not asked whether it fits.
@@ -69,7 +69,6 @@ class Session:
             first = _where(states)
             before += warmup
         self._fill("draws", self.draws, advance, states)
-        return kernel
 
     def _misfit(self, kernel: str, states: Any) -> bool:
         def judged() -> Block:
