@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,7 @@ SCORE = {
 
 def stan_program(kind):
     return f"""
+    // {time.time_ns()}: a program of its own, so that nothing is found compiled
     data {{ int N; int K; {HEAD[kind]} }}
     parameters {{ simplex[K] weights; {PARAMETERS[kind]} }}
     model {{

@@ -42,7 +42,7 @@ class NUTS:
     kernel : "auto" moves along Hamiltonian orbits of one length, which takes a third of the
         gradients, where the mode's curvature describes the posterior, and by NUTS where it does
         not; "nuts" always by NUTS.
-    target_accept : acceptance rate that the step size is adapted to.
+    target_accept : acceptance rate that the step size is adapted to; of orbits at least 0.88.
     dtype : "float64" or "float32".
     bins : put one column of continuous values into so many cells, each as two points with its exact
         weight, mean, variance and third moment; a note says how much that changes the log density
