@@ -449,13 +449,17 @@ def cells(line, reference):
 
 
 def plot(latest, path):
-    """ESS per CPU second while sampling, one panel row for each set."""
+    """ESS per CPU second while sampling, a row for each set that has a rate."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    sets = [name for name in SETS if any((name, s) in latest for s in (*THEIRS, "numpyro"))]
+    sets = [
+        name
+        for name in SETS
+        if any(rates(line)[0] for (of, _), line in latest.items() if of == name)
+    ]
     colours = dict(zip((*OURS, *THEIRS), plt.get_cmap("tab10").colors, strict=False))
     figure, ax = plt.subplots(figsize=(7.5, 0.6 * len(sets) + 1.4), layout="constrained")
     for height, name in enumerate(reversed(sets)):
