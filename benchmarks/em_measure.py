@@ -17,7 +17,7 @@ NEAR = 1e-2  # nats below the optimum that count as having reached it
 SHORT = 2  # steps of the shorter of two runs whose difference is timed
 ENOUGH = 4000  # steps in which plain EM converges
 ROOM = 1e9  # bytes that gmmx may take for its (N, K, D, D) arrays
-SLOW = 1e9  # work (N K D^2) beyond which R's EM is not timed
+SLOW = 1e8  # work (N K D^2) beyond which R's EM is not timed
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SKLEARN_LIMIT = 1_000_000
 
@@ -218,7 +218,7 @@ def memory(case: Case, library: str, fit: bool) -> dict:
 
 def size(N: int) -> dict:
     """CPU seconds per iteration on N rows of 2 columns, K = 5, of each library."""
-    steps = int(np.clip(3e6 / N, 2, 100))
+    steps = int(np.clip(3e6 / N, 10, 100))
     case = Case(N, 2, 5, steps=steps, repeats=max(1, 20_000 // N))
     x, start = data(case, 0)
     ours(case, x, start, SHORT)
