@@ -2,6 +2,7 @@
 
 python tests/on_devices.py full                       all devices of this process
 python tests/on_devices.py full address number count  one of several processes
+python tests/on_devices.py nuts                       potential, gradient and draws of NUTS
 """
 
 import json
@@ -15,6 +16,7 @@ if __name__ == "__main__" and len(sys.argv) > 2:
     jax.distributed.initialize(address, int(count), int(number))
 
 import bayesmix as bm
+from bayesmix.curvature import evaluate, free_vector
 
 
 def rows():
@@ -44,8 +46,33 @@ def fit(x, covariance):
     }
 
 
+def sample(x):
+    """Height and gradient at points that do not depend on x's place, and a few draws of NUTS."""
+    program = bm.models.gaussian(2, covariance="tied")
+    mixture = bm.trace(program, x)
+    centre = {
+        "weights": np.array([0.6, 0.4]),
+        "loc": np.array([[0.0, 0.0], [2.0, 2.0]]),
+        "cov": 0.8 * np.eye(2),
+    }
+    init = bm.EM(program, max_steps=3, progress_bar=False)
+    em = init.run(jax.random.key(0), x, init_params=centre)
+    with jax.enable_x64(True):
+        z = free_vector(mixture, centre)
+        z = z + 0.05 * np.random.default_rng(1).standard_normal((3, len(z)))
+        height, gradient, _ = evaluate(mixture, z)
+    run = bm.NUTS(program, chains=2, warmup=4, draws=3, progress_bar=False).run
+    nuts = run(jax.random.key(2), x, start=em)
+    return {
+        "height": height.tolist(),
+        "gradient": np.asarray(gradient).tolist(),
+        "lp": nuts.sample_stats["lp"].tolist(),
+        "loc": nuts.samples["loc"].tolist(),
+    }
+
+
 if __name__ == "__main__":
     with jax.enable_x64(True):
         x = spread(rows()[:10_000])
     assert len(x.sharding.device_set) == 2
-    print(json.dumps(fit(x, sys.argv[1])))
+    print(json.dumps(sample(x) if sys.argv[1] == "nuts" else fit(x, sys.argv[1])))

@@ -59,3 +59,14 @@ def test_two_devices_find_what_one_finds(run, covariance):
         assert ours["log_joint"] == pytest.approx(expected["log_joint"], rel=ROUNDING)
         for site, value in expected["params"].items():
             np.testing.assert_allclose(ours["params"][site], value, rtol=1e-4, atol=1e-5)
+
+
+def test_nuts_on_two_devices_is_nuts_on_one():
+    """Height and gradient to rounding; the first draws, which a few leapfrog steps carry on."""
+    expected, ours = on_devices.sample(on_devices.rows()[:10_000]), one_process("nuts")[0]
+    np.testing.assert_allclose(ours["height"], expected["height"], rtol=ROUNDING)
+    gradient = np.array(expected["gradient"])
+    scale = np.abs(gradient).max()
+    np.testing.assert_allclose(ours["gradient"], gradient, rtol=0, atol=ROUNDING * scale)
+    for name in ("lp", "loc"):
+        np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5, atol=1e-6)
