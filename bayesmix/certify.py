@@ -177,7 +177,8 @@ def _observed_terms(fn: Any, value: jax.Array, missing: np.ndarray) -> jax.Array
     """log f of the cells that are not ``missing``, from distributions of these cells alone.
 
     Vectors with equally many observed cells are taken together: the sub-vector of the location, the
-    sub-matrix of the covariance. An oracle: it shares nothing with ``bayesmix.missing``.
+    sub-matrix of the covariance or scale matrix. An oracle: it shares nothing with
+    ``bayesmix.missing``.
     """
     base, masks = unwrap(fn)
     shape = jnp.broadcast_shapes(value.shape, fn.shape())
@@ -195,16 +196,23 @@ def _observed_terms(fn: Any, value: jax.Array, missing: np.ndarray) -> jax.Array
 def _of_sub_vectors(base: Any, value: jax.Array, gone: np.ndarray) -> jax.Array:
     D = value.shape[-1]
     loc = jnp.broadcast_to(base.loc, value.shape).reshape(-1, D)
-    covariance = jnp.broadcast_to(base.covariance_matrix, (*value.shape, D)).reshape(-1, D, D)
+    student = isinstance(base, dist.MultivariateStudentT)
+    tril = base.scale_tril
+    matrix = tril @ jnp.swapaxes(tril, -1, -2) if student else base.covariance_matrix
+    matrix = jnp.broadcast_to(matrix, (*value.shape, D)).reshape(-1, D, D)
+    df = jnp.broadcast_to(base.df, value.shape[:-1]).reshape(-1) if student else None
     x, seen = value.reshape(-1, D), ~gone.reshape(-1, D)
     terms = jnp.zeros(len(x))
     for count in range(1, D + 1):
         rows = np.flatnonzero(seen.sum(1) == count)
         if len(rows):
             some = np.argsort(~seen[rows], axis=1, kind="stable")[:, :count]
-            part = dist.MultivariateNormal(
-                loc[rows[:, None], some],
-                covariance[rows[:, None, None], some[:, :, None], some[:, None, :]],
+            centre = loc[rows[:, None], some]
+            block = matrix[rows[:, None, None], some[:, :, None], some[:, None, :]]
+            part = (
+                dist.MultivariateNormal(centre, block)
+                if df is None
+                else dist.MultivariateStudentT(df[rows], centre, jnp.linalg.cholesky(block))
             )
             terms = terms.at[rows].set(part.log_prob(x[rows[:, None], some]))
     return terms.reshape(value.shape[:-1])

@@ -46,11 +46,16 @@ def to_rows(values: Any, group: Any) -> jax.Array:
 
 
 def group_means(values: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
-    """Means over the rows of each group, every cell a column: (N, ...) -> (count, D)."""
+    """Means over the rows of each group, every cell a column: (N, ...) -> (count, D).
+
+    Of the observed cells where some are NaN; NaN where a group has none.
+    """
     flat = values.reshape(len(values), -1).astype(float)
-    total = np.zeros((count, flat.shape[1]))
-    np.add.at(total, group, flat)
-    return total / np.maximum(np.bincount(group, minlength=count), 1)[:, None]
+    seen = ~np.isnan(flat)
+    total, cells = np.zeros((count, flat.shape[1])), np.zeros((count, flat.shape[1]))
+    np.add.at(total, group, np.where(seen, flat, 0.0))
+    np.add.at(cells, group, seen)
+    return np.where(cells > 0, total / np.maximum(cells, 1), np.nan)
 
 
 def check_groups(name: str, group: np.ndarray, count: int) -> None:

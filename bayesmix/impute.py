@@ -1,8 +1,8 @@
 """The missing cells, told from the observed ones: conditional means, or draws.
 
 Given the cluster a missing cell of a product has its component's own distribution, one of a
-multivariate normal the conditional normal distribution; clusters are weighed by the row's
-responsibilities, which the observed cells decide.
+multivariate normal or Student-t the conditional one, again normal or Student-t; clusters are
+weighed by the row's responsibilities, which the observed cells decide.
 """
 
 from typing import Any
@@ -14,10 +14,11 @@ import numpyro.distributions as dist
 
 from bayesmix.density import Piece, cached, responsibilities
 from bayesmix.estimate import EMResult
-from bayesmix.missing import NORMAL, masked_covariance
+from bayesmix.missing import NORMAL, masked_covariance, scatter_of
 from bayesmix.nuts import NUTSResult
 from bayesmix.program import Mixture, Observed, Params
 
+VECTORS = (dist.MultivariateNormal, dist.MultivariateStudentT)
 CATEGORIES = (dist.CategoricalProbs, dist.CategoricalLogits)
 
 
@@ -145,7 +146,7 @@ def _expected(site: Observed, fn: Any) -> jax.Array:
     N = len(site.value)
     if isinstance(fn, CATEGORIES):
         return jnp.broadcast_to(fn.probs, (N, *fn.probs.shape[1:]))
-    if isinstance(fn, dist.MultivariateNormal):
+    if isinstance(fn, VECTORS):
         return _conditional(site, fn)[0]
     return jnp.broadcast_to(fn.mean, (N, *fn.mean.shape[1:]))
 
@@ -153,10 +154,13 @@ def _expected(site: Observed, fn: Any) -> jax.Array:
 def _conditional(site: Observed, fn: Any) -> tuple[jax.Array, jax.Array]:
     """Conditional means (N, K, D) and covariances (N, K, D, D) of the missing cells, 0 elsewhere.
 
-    Source: Little & Rubin (2002), Statistical analysis with missing data, section 8.2.
+    Of a Student-t: location, and scale matrix; it has as many more degrees of freedom as cells were
+    observed. Sources: Little & Rubin (2002), Statistical analysis with missing data, section 8.2;
+    Ding (2016), On the conditional distribution of the multivariate t distribution, The American
+    Statistician 70.
     """
     seen = jnp.asarray(~site.missing)[:, None]
-    covariance = fn.covariance_matrix
+    covariance = scatter_of(fn)
     scale_tril = jnp.linalg.cholesky(masked_covariance(covariance, seen))
     deviation = jnp.where(seen, jnp.asarray(site.value, float)[:, None] - fn.loc, 0.0)
     weighed = jax.scipy.linalg.cho_solve((scale_tril, True), deviation[..., None])
@@ -164,19 +168,28 @@ def _conditional(site: Observed, fn: Any) -> tuple[jax.Array, jax.Array]:
     mean = fn.loc + (to_seen @ jnp.where(seen[..., None], weighed, 0.0))[..., 0]
     gain = jax.scipy.linalg.cho_solve((scale_tril, True), jnp.swapaxes(to_seen, -1, -2))
     gone = ~seen[..., :, None] & ~seen[..., None, :]
-    return mean, jnp.where(gone, covariance - to_seen @ gain, 0.0)
+    spread = jnp.where(gone, covariance - to_seen @ gain, 0.0)
+    if isinstance(fn, dist.MultivariateStudentT):
+        distance = jnp.sum(deviation * weighed[..., 0], -1)
+        inflated = (fn.df + distance) / (fn.df + seen.sum(-1))
+        spread = spread * inflated[..., None, None]
+    return mean, spread
 
 
 def _drawn(key: Any, site: Observed, fn: Any, z: jax.Array) -> jax.Array:
     """Values of a site's rows, (N, *cells), given their clusters z (N,) and observed cells."""
     N, rows = len(site.value), jnp.arange(len(site.value))
-    if not isinstance(fn, dist.MultivariateNormal):
+    if not isinstance(fn, VECTORS):
         every = fn.expand((N, *fn.batch_shape[1:])).sample(key)
         return every[rows, z]
     mean, covariance = _conditional(site, fn)
     gone = jnp.asarray(site.missing)
     own = covariance[rows, z] + jnp.where(gone, 0.0, 1.0)[..., None] * jnp.eye(gone.shape[1])
     noise = jax.random.normal(key, gone.shape, mean.dtype)
+    if isinstance(fn, dist.MultivariateStudentT):
+        df = jnp.broadcast_to(fn.df, (N, fn.batch_shape[-1]))[rows, z] + (~gone).sum(-1)
+        tails = dist.Chi2(df).sample(jax.random.fold_in(key, 1))
+        noise = noise * jnp.sqrt(df / tails)[:, None]
     return mean[rows, z] + (jnp.linalg.cholesky(own) @ noise[..., None])[..., 0]
 
 

@@ -3,7 +3,8 @@
 A site declares them, ``infer={"missing": "marginal"}``; a NaN then stands for a cell that was not
 observed (missing at random: that it is missing says nothing about its value). The density of a row
 is that of its observed cells: in a product the cell contributes nothing, in a multivariate normal
-the rows and columns of the covariance matrix go. A row without any observed cell has density 1.
+the rows and columns of the covariance matrix go, in a multivariate Student-t those of the scale
+matrix, with the same degrees of freedom. A row without any observed cell has density 1.
 
 Knows distributions, nothing of data layouts or of inference.
 """
@@ -27,6 +28,8 @@ from bayesmix.vector_mixture import VectorMixture
 MARGINAL = "marginal"
 AT_ONCE = 4096  # rows with a covariance matrix of their own
 NORMAL = (dist.MultivariateNormal, dist.LowRankMultivariateNormal)
+SUM = "the cells of a row have a fixed sum, which a row with a gap does not tell"
+WHY_NOT = {dist.MultinomialProbs: SUM, dist.MultinomialLogits: SUM, dist.Dirichlet: SUM}
 
 
 def declared(site: dict[str, Any]) -> bool:
@@ -119,8 +122,8 @@ def integrated(program: Callable[..., Any]) -> Callable[..., Any]:
 def observed_log_prob(fn: Any, value: Any) -> jax.Array:
     """Log density of the cells of ``value`` that are not NaN, shape (*batch), in nats.
 
-    Raises ValueError for distributions of vectors other than the multivariate normal: the density
-    of a part of such a value has no closed form here.
+    Raises ValueError for distributions of vectors other than the multivariate normal and Student-t:
+    the density of a part of such a value has no closed form here.
     """
     value = jnp.asarray(value)
     if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -139,11 +142,13 @@ def observed_log_prob(fn: Any, value: Any) -> jax.Array:
         return jax.nn.logsumexp(observed_components(fn, value), -1)
     if fn.event_dim == 0:
         return _of_cells(fn, value)
-    if isinstance(fn, NORMAL):
+    if isinstance(fn, (*NORMAL, dist.MultivariateStudentT)):
         return _of_vectors(fn, value)
+    why = WHY_NOT.get(type(fn))
     raise ValueError(
-        f"missing cells cannot be integrated out of {type(fn).__name__} components: leave out "
-        "the rows with missing values, and infer={'missing': 'marginal'}"
+        f"missing cells cannot be integrated out of {type(fn).__name__} components"
+        + (f" ({why})" if why else "")
+        + ": leave out the rows with missing values, and infer={'missing': 'marginal'}"
     )
 
 
@@ -180,31 +185,46 @@ def _of_cells(fn: Any, value: jax.Array) -> jax.Array:
 
 
 def _of_vectors(fn: Any, value: jax.Array) -> jax.Array:
-    """Multivariate normal, every row with a covariance matrix of its own, some at a time."""
+    """Multivariate normal or t, every row with a matrix of its own, some at a time."""
     batch = jnp.broadcast_shapes(value.shape[:-1], fn.batch_shape)
     D = value.shape[-1]
     rows = jnp.broadcast_to(value, (*batch, D)).reshape(-1, D)
     loc = jnp.broadcast_to(fn.loc, (*fn.batch_shape, D)).reshape(-1, D)
-    covariance = jnp.asarray(fn.covariance_matrix)
-    covariance = jnp.broadcast_to(covariance, (*fn.batch_shape, D, D)).reshape(-1, D, D)
+    df = getattr(fn, "df", None)
+    matrix = scatter_of(fn)
+    matrix = jnp.broadcast_to(matrix, (*fn.batch_shape, D, D)).reshape(-1, D, D)
+    tails = None if df is None else jnp.broadcast_to(df, fn.batch_shape).reshape(-1)
     which = np.arange(len(loc)).reshape(fn.batch_shape)
     which = np.broadcast_to(which, batch).reshape(-1)
 
     def one(each: tuple[jax.Array, Any]) -> jax.Array:
-        return _of_vector(loc[each[1]], covariance[each[1]], each[0])
+        x, k = each
+        return _of_vector(loc[k], matrix[k], x, None if tails is None else tails[k])
 
     terms = jax.lax.map(one, (rows, jnp.asarray(which)), batch_size=min(len(rows), AT_ONCE))
     return terms.reshape(batch)
 
 
-def _of_vector(loc: jax.Array, covariance: jax.Array, value: jax.Array) -> jax.Array:
-    """Missing cells get variance 1, no covariance and no deviation."""
+def scatter_of(fn: Any) -> jax.Array:
+    """The covariance matrix of a multivariate normal, the scale matrix of a Student-t."""
+    if isinstance(fn, dist.MultivariateStudentT):
+        return fn.scale_tril @ jnp.swapaxes(fn.scale_tril, -1, -2)
+    return jnp.asarray(fn.covariance_matrix)
+
+
+def _of_vector(loc: jax.Array, matrix: jax.Array, value: jax.Array, df: Any) -> jax.Array:
+    """Missing cells get variance 1, no covariance and no deviation; ``df`` None: normal."""
     seen = ~jnp.isnan(value)
-    scale_tril = jnp.linalg.cholesky(masked_covariance(covariance, seen))
+    scale_tril = jnp.linalg.cholesky(masked_covariance(matrix, seen))
     deviation = jnp.where(seen, value - loc, 0.0)
     white = jax.scipy.linalg.solve_triangular(scale_tril, deviation, lower=True)
     log_det = jnp.log(jnp.diagonal(scale_tril)).sum()
-    return -0.5 * white @ white - log_det - 0.5 * np.log(2 * np.pi) * seen.sum()
+    if df is None:
+        return -0.5 * white @ white - log_det - 0.5 * np.log(2 * np.pi) * seen.sum()
+    half = 0.5 * (df + seen.sum())
+    constant = jax.lax.lgamma(half) - jax.lax.lgamma(0.5 * df)
+    constant -= 0.5 * jnp.log(df * np.pi) * seen.sum()
+    return constant - log_det - half * jnp.log1p(white @ white / df)
 
 
 def masked_covariance(covariance: jax.Array, seen: jax.Array) -> jax.Array:

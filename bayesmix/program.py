@@ -223,8 +223,14 @@ class Mixture:
         if not self.partial:
             return ""
         cells = sum(int(site.missing.sum()) for site in self.observed)
-        by_row = self.missing.reshape(self.N, -1)
-        rows, empty = int(by_row.any(1).sum()), int(by_row.all(1).sum())
+        empty = int(self.missing.reshape(self.N, -1).all(1).sum())
+        some = np.zeros(self.N, bool)
+        for site in self.observed:
+            gone = site.missing.reshape(len(site.value) if site.group is not None else self.N, -1)
+            some[np.flatnonzero(gone.any(1)) if site.group is None else site.group[gone.any(1)]] = (
+                True
+            )
+        rows = int(some.sum())
         text = f"{cells} missing cells in {rows} of {self.N} rows are integrated out"
         return text + (f"; rows without any value: {empty}" if empty else "")
 

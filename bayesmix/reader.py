@@ -120,9 +120,12 @@ def _discrete_message(name: str, fn: Any) -> str:
             "as latent sites: leave those rows out"
         )
     kind = type(peel(fn)).__name__
+    instead = ""
+    if kind.startswith("Bernoulli"):
+        instead = "; write dist.Categorical(probs=jnp.stack([1 - p, p], -1)) for Bernoulli(p)"
     return (
         f"site {name!r} is a latent discrete variable ({kind}): only an assignment, a Categorical "
-        "site, can be summed out"
+        f"site, can be summed out{instead}"
     )
 
 

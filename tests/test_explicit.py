@@ -272,6 +272,52 @@ def _base(K=2):
     return weights, loc
 
 
+def _by_arithmetic(x):
+    """The cluster as a number, also as a float, and a deterministic site made of it."""
+    weights, loc = _base()
+    step = numpyro.sample("step", dist.HalfNormal(1.0))
+    with numpyro.plate("obs_id", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        mean = numpyro.deterministic("mean", loc[0] + step * z)
+        numpyro.sample("x", dist.Normal(mean, jnp.exp(0.5 * z.astype(float))), obs=x)
+
+
+def _by_indicators(x):
+    """One line for each cluster, picked by an inner product with its indicator."""
+    weights, loc = _base()
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    lines = loc + slope * jnp.linspace(0.0, 1.0, len(x))[:, None]
+    with numpyro.plate("obs_id", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        numpyro.sample("x", dist.Normal((jax.nn.one_hot(z, 2) * lines).sum(-1), 1.0), obs=x)
+
+
+def _by_a_list(x):
+    """Separate sites stacked, weights that differ by row, and a site that is no part of it."""
+    means = [numpyro.sample(f"mean{k}", dist.Normal(k, 1.0)) for k in range(2)]
+    first = jax.nn.sigmoid(means[0] * x)
+    with numpyro.plate("obs_id", len(x)):
+        mixing = dist.Categorical(jnp.stack([first, 1 - first], -1))
+        z = numpyro.sample("z", mixing, infer={"enumerate": "parallel"})
+        numpyro.sample("x", dist.StudentT(4.0, jnp.take(jnp.stack(means), z), 1.0), obs=x)
+        numpyro.sample("same", dist.Normal(means[1], 3.0), obs=x)
+
+
+@pytest.mark.parametrize("program", [_by_arithmetic, _by_indicators, _by_a_list])
+def test_z_may_be_used_as_one_likes(program):
+    x = Y[SOME]
+    with x64():
+        mixture = bm.trace(program, x)
+        seeded = handlers.seed(mixture.marginal, 0)
+        sites = handlers.trace(seeded).get_trace(x)
+        params = {name: jnp.asarray(sites[name]["value"], float) for name in mixture.sites}
+        every = jnp.array(list(itertools.product(range(2), repeat=N)))
+        one = jax.vmap(lambda z: log_density(program, (x,), {}, params | {"z": z})[0])
+        expected = logsumexp(np.asarray(jax.jit(one)(every)))
+        ours = float(bm.log_joint(mixture, params))
+    assert abs(ours - expected) <= ROUNDING * (1 + abs(expected))
+
+
 def _unused(x):
     weights, loc = _base()
     with numpyro.plate("obs_id", len(x)):
@@ -285,6 +331,13 @@ def _two_assignments(x):
         z = numpyro.sample("z", dist.Categorical(weights))
         u = numpyro.sample("u", dist.Categorical(weights))
         numpyro.sample("x", dist.Normal(loc[z] + loc[u], 1.0), obs=x)
+
+
+def _a_coin(x):
+    _, loc = _base()
+    with numpyro.plate("obs_id", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("x", dist.Normal(jnp.where(z == 1, loc[0], loc[1]), 1.0), obs=x)
 
 
 def _outside(x):
@@ -379,6 +432,7 @@ THREE[8] = 3
 REFUSED = [
     ("no site uses it", _unused, Y, ["'z'", "no observed site"]),
     ("two assignments", _two_assignments, Y, ["'z'", "'u'"]),
+    ("a coin", _a_coin, Y, ["'z'", "Bernoulli", "dist.Categorical(probs="]),
     ("outside its plate", _outside, Y, ["'total'", "'z'", "'obs_id'"]),
     ("one for all", _one_for_all, Y, ["'z'", "plate"]),
     ("a latent site", _latent, Y, ["'u'", "'z'"]),

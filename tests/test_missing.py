@@ -19,6 +19,7 @@ from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
 from oracles import ROUNDING, x64
 from programs import ANSWERS, BY_ID, ITEMS, MISSING, X_GAPS, X, with_gaps
+from scipy import stats
 from scipy.special import logsumexp, softmax
 
 import bayesmix as bm
@@ -74,8 +75,9 @@ def test_reaches_the_reference(reference, name, data):
 # ------------------------------------------------------------------------------- ready-made models
 
 
-def fitted(program, x):
-    return bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), x)
+def fitted(program, *args, **given):
+    em = bm.EM(program, restarts=2, progress_bar=False)
+    return em.run(jax.random.key(0), *args, **given)
 
 
 def test_a_ready_model_reaches_the_reference(reference):
@@ -181,9 +183,84 @@ def test_mixed_columns_may_have_gaps():
     assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
 
 
-def test_multivariate_t_says_that_it_cannot():
-    with pytest.raises(ValueError, match="out of MultivariateStudentT components: leave out the r"):
-        bm.trace(bm.models.student_t(2), X_GAPS)
+def test_parts_of_a_multivariate_t_are_multivariate_t():
+    """Of the same degrees of freedom, by SciPy; the certificate; a fit."""
+    em = fitted(bm.models.student_t(2), X_GAPS)
+    assert em.converged
+    assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
+    p = em.params
+    terms = np.tile(np.log(p["weights"]), (len(X_GAPS), 1))
+    for n, x in enumerate(X_GAPS):
+        seen = ~np.isnan(x)
+        for k in range(2) if seen.any() else ():
+            block = p["scale_matrix"][k][np.ix_(seen, seen)]
+            part = stats.multivariate_t(p["loc"][k][seen], block, df=p["df"][k])
+            terms[n, k] += part.logpdf(x[seen])
+    # A row without any value has density 1, up to the rounding of the weights' sum.
+    expected = logsumexp(terms, 1)
+    np.testing.assert_allclose(em.log_density(X_GAPS), expected, rtol=1e-9, atol=1e-14)
+
+
+def test_imputes_multivariate_t_by_its_conditional_t():
+    """Ding (2016): location as a normal's, scale by the distance of the observed cell, df + 1."""
+    program = bm.models.student_t(1, df=6)
+    x = np.vstack([X, [[2.5, np.nan]]])
+    em = fitted(program, x)
+    (loc,), (matrix,) = em.params["loc"], em.params["scale_matrix"]
+    gap = 2.5 - loc[0]
+    mean = loc[1] + matrix[1, 0] / matrix[0, 0] * gap
+    assert bm.impute(em)[-1, 1] == pytest.approx(mean, rel=1e-9)
+    scale = matrix[1, 1] - matrix[1, 0] ** 2 / matrix[0, 0]
+    variance = scale * (6 + gap**2 / matrix[0, 0]) / 7 * 7 / (7 - 2)
+    drawn = bm.impute(em, jax.random.key(0), draws=20_000)[:, -1, 1].to_numpy()
+    squares = (drawn - mean) ** 2
+    assert abs(drawn.mean() - mean) <= oracles.Z * np.sqrt(variance / len(drawn))
+    assert abs(squares.mean() - variance) <= oracles.Z * squares.std() / np.sqrt(len(drawn))
+
+
+_rng = np.random.default_rng(4)
+COVARIATES, TIMES = _rng.normal(size=(24, 2)), np.full(24, 8.0)
+UNSEEN = np.isin(np.arange(24), [3, 8, 9, 20])
+GROUPS = np.arange(24) // 4  # rows 8 and 9 are of a group with other rows
+RESPONSES = [
+    ("normal", _rng.normal(size=24), {}),
+    ("normal", _rng.normal(size=24), {"groups": GROUPS}),
+    ("poisson", _rng.poisson(3.0, 24), {"gating": COVARIATES[:, :1]}),
+    ("binomial", _rng.binomial(8, 0.4, 24), {"trials": TIMES}),
+]
+
+
+@pytest.mark.parametrize("family, y, given", RESPONSES)
+def test_a_missing_response_tells_nothing(family, y, given):
+    """Its row has density 1, and the weights of its group or covariates; the others are as ever."""
+    program = bm.models.regression(2, family=family)
+    gappy = np.where(UNSEEN, np.nan, y)
+    em = fitted(program, COVARIATES, gappy, **given)
+    assert em.converged
+    assert "4 missing cells in" in em.notes[-1]
+    assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
+    rest = {name: value[~UNSEEN] for name, value in given.items()}
+    some = em.log_density(COVARIATES[~UNSEEN], y[~UNSEEN], **rest)
+    every = em.log_density(COVARIATES, gappy, **given)
+    if "groups" in given:
+        np.testing.assert_allclose(every, some, rtol=1e-10)
+        return
+    np.testing.assert_allclose(every[~UNSEEN], some, rtol=1e-10)
+    np.testing.assert_allclose(every[UNSEEN], 0.0, atol=1e-12)
+
+
+def test_a_column_of_a_table_may_be_the_response():
+    """None and pandas' NA are missing."""
+    y = pd.array([1, None, 2, 5, 3, 0, 2, 1], dtype="Int64")
+    X = np.arange(8.0)[:, None] % 5
+    one, two = (
+        bm.trace(bm.models.regression(2, family="poisson"), X, values)
+        for values in (y, pd.Series(y.astype(float)))
+    )
+    np.testing.assert_array_equal(one.value, two.value)
+    assert (
+        one.gaps == "1 missing cells in 1 of 8 rows are integrated out; rows without any value: 1"
+    )
 
 
 # ------------------------------------------------------------------------------------ the E-step
@@ -569,7 +646,7 @@ GAP = np.array([[3.0, 4, 2], [1, np.nan, 2], [5, 2, 2]])
 @pytest.mark.parametrize(
     "program, x, words",
     [
-        (multinomial, GAP, "cannot be integrated out of Multinomial"),
+        (multinomial, GAP, "cannot be integrated out of Multinomial.*fixed sum"),
         (misspelt, X[:, 0], "infer=.*'marginal'"),
         (prior_of_nan, GAP[:, 1], "prior's 'loc' is NaN.*nanmean"),
         (BY_ID["mvn_missing"].program, GAP[:, 1:] * [np.nan, 1], "column 0 has no value at all"),

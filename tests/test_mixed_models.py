@@ -243,6 +243,7 @@ REFUSED = [
     ({"region": "normal"}, TABLE, ["'region'", "not a number", "categorical"]),
     ({"region": "bernoulli"}, TABLE, ["'region'", "3 values", "categorical"]),
     ({"visits": "poisson"}, TABLE.assign(visits=[-1] + [1] * 79), ["'visits'", "row 0", "-1"]),
+    ({"day": "normal"}, TABLE.assign(day=pd.Timestamp(0)), ["'day'", "datetime64", "numbers"]),
     ({"smoker": "categorical"}, TABLE.assign(smoker=None), ["'smoker'", "no value at all"]),
 ]
 

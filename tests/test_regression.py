@@ -299,7 +299,6 @@ REFUSED = [
     ("constant", {}, (frame.assign(one=1.0), y20), {}, ["'one'", "constant", "intercept"]),
     ("collinear", {"prior": "flat"}, (frame.assign(sum=x20.sum(1)), y20), {},
      ["'sum'", "linear combination", "flat"]),
-    ("missing y", {}, (frame, _with(y20, 4, np.nan)), {}, ["'y'", "row 4", "NaN"]),
     ("negative count", {"family": "poisson"}, (frame, _with(y20, 4, -1)), {}, ["row 4", "-1"]),
     ("not 0 or 1", {"family": "bernoulli"}, (frame, y20), {}, ["'y'", "row 2", "2"]),
     ("without trials", {"family": "binomial"}, (frame, y20), {}, ["trials", "binomial"]),

@@ -94,12 +94,21 @@ def line_columns(mixture: Mixture) -> tuple[np.ndarray, Frame]:
     if key not in mixture.cache:
         X, offset = line[0].design(mixture.reading.data)
         y = np.asarray(mixture.value, np.float64) - offset
-        counted = np.ones(len(y), bool) if mixture.weights is None else mixture.weights > 0
+        weights = _line_weights(mixture)
+        counted = np.ones(len(y), bool) if weights is None else weights > 0
         columns, frame = frame_of(X[counted], y[counted])
         whole = np.zeros((len(y), columns.shape[1]))
         whole[counted] = columns
         mixture.cache[key] = whole, frame
     return mixture.cache[key]
+
+
+def _line_weights(mixture: Mixture) -> np.ndarray | None:
+    """Row weights of lines, (N,), or None: a row whose response is missing tells nothing."""
+    gone = mixture.observed[0].missing
+    if not gone.any():
+        return mixture.weights
+    return np.where(gone, 0.0, 1.0 if mixture.weights is None else mixture.weights)
 
 
 def _with_missing(family: Any, cells: tuple[int, ...], given: int) -> Any:
@@ -143,7 +152,7 @@ def columns_of(mixture: Mixture) -> tuple[Any, np.ndarray | None]:
         blocks = mixture.value if change is None else Blocks(_Changed(mixture.value, change))
         return blocks, weights
     if line_of(mixture) is not None:
-        return line_columns(mixture)[0], weights
+        return line_columns(mixture)[0], _line_weights(mixture)
     columns = [
         site.of_rows(array, mixture.rows)
         for site in mixture.observed

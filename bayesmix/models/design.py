@@ -88,12 +88,19 @@ def _vector(name: str, values: Any, N: int | None = None) -> np.ndarray:
     if array.dtype.kind == "b":
         array = array.astype(int)
     if array.dtype.kind == "O":
-        array = _numbers(name, array)
+        array = _numbers(name, _with_nan(array))
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} holds {str(array[0])!r}, ..., not numbers")
-    if name != "y":  # a missing response is the observed site's to refuse
+    if name != "y":  # a missing response is integrated out
         _refuse_missing(name, array)
     return array
+
+
+def _with_nan(array: np.ndarray) -> np.ndarray:
+    """None and pandas' NA as NaN."""
+    import pandas as pd
+
+    return np.where(pd.isna(array), np.nan, array)
 
 
 def _numbers(name: str, array: np.ndarray) -> np.ndarray:

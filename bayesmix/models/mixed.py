@@ -230,6 +230,11 @@ def _column(table: Any, name: str) -> np.ndarray:
             f"the data have no column {name!r}; they have {', '.join(map(repr, known)) or 'none'}"
         ) from None
     values = np.asarray(column)
+    if values.dtype.kind in "mMc":
+        raise ValueError(
+            f"column {name!r} holds {values.dtype.name} values: make numbers of them, or text that "
+            "stands for categories"
+        )
     if values.dtype.kind == "O":
         values = values.copy()
         values[_gone(values)] = np.nan  # None, pandas' NA

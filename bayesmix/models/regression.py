@@ -16,8 +16,10 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from bayesmix.missing import may_have_holes
 from bayesmix.models.design import prepare_arguments
 from bayesmix.models.inputs import cluster_count, one_of
+from bayesmix.models.summaries import MISSING, mean, total, variance
 
 FAMILIES = ("normal", "poisson", "bernoulli", "binomial")
 PRIORS = ("default", "flat")
@@ -49,7 +51,8 @@ def regression(
     X : covariates (N, P) or (N,), an array or a DataFrame; None for intercepts alone. There is an
         intercept without a column for it. A text column, or a pandas Categorical, stands for one
         indicator of each category but the first, as in R.
-    y : response (N,).
+    y : response (N,). A missing one (NaN) is integrated out: its row tells nothing about the lines,
+        and its cluster is known as far as weights and groups tell. Covariates must be known.
     offset : known part of the linear predictor (N,), such as the log of an exposure.
     trials : numbers of trials (N,), for "binomial".
     gating : covariates Z (N, Q) of the weights (concomitant variables, mixture of experts):
@@ -141,14 +144,16 @@ def _regression(K: int, family: str, shared: tuple[Any, ...], prior: str) -> Pro
         if groups is None:
             with numpyro.plate("obs_id", len(y)):
                 z = numpyro.sample("z", mixing, infer={"enumerate": "parallel"})
-                numpyro.sample("y", _response(family, eta[rows, z], scale[z], trials), obs=y)
+                response = _response(family, eta[rows, z], scale[z], trials)
+                numpyro.sample("y", response, obs=y, infer=MISSING)
             return
         count = int(jnp.max(groups)) + 1 if group_count is None else group_count
         with numpyro.plate("group", count):
             z = numpyro.sample("z", mixing, infer={"enumerate": "parallel"})
         with numpyro.plate("obs_id", len(y)):
             mine = z[groups]
-            numpyro.sample("y", _response(family, eta[rows, mine], scale[mine], trials), obs=y)
+            response = _response(family, eta[rows, mine], scale[mine], trials)
+            numpyro.sample("y", response, obs=y, infer=MISSING)
 
     def prepare(X: Any, y: Any, *, levels: Any = None, **rest: Any) -> Any:
         """The program's arguments as numbers, with the names and categories they stand for."""
@@ -207,25 +212,36 @@ def _flat(support: constraints.Constraint = constraints.real) -> dist.Distributi
 
 
 def _standard_units(family: str, y: jax.Array, offset: jax.Array, trials: Any) -> Any:
-    """Where the linear predictor lies on average, and its unit."""
+    """Where the linear predictor lies on average, and its unit; of rows with a response."""
     if family == "normal":
         rest = y - offset
-        return rest.mean(), rest.std(ddof=1)
-    total = y.sum() + 0.5
+        return mean(rest), jnp.sqrt(variance(rest))
+    successes = total(y) + 0.5
     if family == "poisson":
-        return jnp.log(total / jnp.exp(offset).sum()), jnp.ones(())
-    share = total / (1 + (len(y) if trials is None else jnp.asarray(trials, float).sum()))
+        return jnp.log(successes / _with_response(jnp.exp(offset), y).sum()), jnp.ones(())
+    tries = jnp.ones(len(y)) if trials is None else jnp.asarray(trials, float)
+    share = successes / (1 + _with_response(tries, y).sum())
     return jnp.log(share / (1 - share)) - offset.mean(), jnp.ones(())
+
+
+def _with_response(values: jax.Array, y: jax.Array) -> jax.Array:
+    """Values by row, 0 where the response is missing."""
+    if not may_have_holes(y):
+        return values
+    seen = ~jnp.isnan(y)
+    return jnp.where(seen.reshape(seen.shape + (1,) * (values.ndim - 1)), values, 0.0)
 
 
 def _residual_variance(X: jax.Array, y: jax.Array) -> jax.Array:
     """Residual variance of one least-squares line through all rows, kept off 0."""
-    centred = y - y.mean()
+    count = _with_response(jnp.ones(len(y)), y).sum()
+    centred = _with_response(y - mean(y), y)
     if X.shape[1]:
-        units = (X - X.mean(0)) / X.std(0)
-        rest = centred - units @ jnp.linalg.pinv(units.T @ units / len(y)) @ (
-            units.T @ centred / len(y)
+        middle = _with_response(X, y).sum(0) / count
+        units = _with_response((X - middle) / X.std(0), y)
+        rest = centred - units @ jnp.linalg.pinv(units.T @ units / count) @ (
+            units.T @ centred / count
         )
     else:
         rest = centred
-    return jnp.maximum(jnp.mean(rest**2), 1e-3 * jnp.mean(centred**2))
+    return jnp.maximum(jnp.sum(rest**2) / count, 1e-3 * jnp.sum(centred**2) / count)
