@@ -88,12 +88,17 @@ def read_labels(draws: Any, key: Any = None, *, mixture: Any = None) -> Labels:
     where it has one, else one sampled allocation per draw (needs the key).
     Raises ValueError in one sentence for what cannot be labels.
     """
-    from xarray import DataArray, DataTree
+    from xarray import DataArray, Dataset, DataTree
 
     if isinstance(draws, DataTree):
         return _from_tree(draws, key, mixture)
     if isinstance(draws, DataArray):
         return _from_dataarray(draws)
+    if isinstance(draws, Dataset | dict | str) or draws is None:
+        raise ValueError(
+            f"draws is {type(draws).__name__}: pass the labels themselves, an array (draw, obs) or "
+            "a DataArray (chain, draw, obs), for example idata.posterior['z']"
+        )
     if hasattr(draws, "to_datatree"):
         raise ValueError(
             f"draws is {type(draws).__name__}: pass its tree, result.to_datatree(), or labels"
@@ -177,7 +182,7 @@ def _check_whole(labels: np.ndarray) -> None:
     if labels.dtype.kind in "mMcV":
         raise ValueError(f"draws has dtype {labels.dtype}: labels are whole numbers or text")
     if labels.dtype.kind == "f":
-        odd = np.isfinite(labels) & (labels != np.round(labels))
+        odd = np.isinf(labels) | (np.isfinite(labels) & (labels != np.round(labels)))
         if odd.any():
             s, n = np.argwhere(odd)[0]
             raise ValueError(
@@ -200,6 +205,8 @@ def _by_first_member(codes: np.ndarray, many: int) -> np.ndarray:
 def read_partition(partition: Any, N: int, what: str = "partition") -> np.ndarray:
     """One partition of N observations, (N,) int, numbered by first members."""
     labels = np.asarray(getattr(partition, "labels", partition))
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError(f"{what} has a missing or infinite label: give one to every observation")
     if labels.shape != (N,):
         raise ValueError(
             f"{what} has shape {labels.shape} but the draws are of {N} observations: give one "

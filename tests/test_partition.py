@@ -355,6 +355,19 @@ def test_half_of_the_observations_at_random_make_no_clusters_of_their_own():
     assert not found.stopped
 
 
+def test_many_observations_alone_are_found_where_they_cost_least():
+    """Random starts, which may open few clusters, end far from it: each pair is together rarely."""
+    rng, N = np.random.default_rng(0), 120
+    base, noise = np.arange(N // 2) % 3, rng.integers(0, 8, (60, N // 2))
+    draws = np.hstack([np.tile(base, (60, 1)), noise])
+    wanted = np.r_[base, 3 + np.arange(N // 2)]
+    for name, a in (("gvi", 0.4), ("nvi", None), ("omari", None)):
+        found = bm.partition(KEY, draws, name, a=a, runs=2)
+        cost = distances(loss_of(name, a), wanted, canonical(draws)).mean()
+        assert found.expected_loss <= cost + 1e-12
+        assert found.n_clusters > N // 2
+
+
 def test_one_certain_partition_has_no_error():
     found = bm.partition(KEY, np.tile([1, 1, 2, 2, 2], (10, 1)))
     assert (found.expected_loss, found.mcse, found.reached) == (0.0, 0.0, 1.0)
@@ -533,6 +546,9 @@ def test_stability_is_the_probability_of_the_matched_cluster():
         ([[0, 1], [0]], "rows of different lengths"),
         (np.arange(4), r"shape \(4,\): labels must be an array \(draw, obs\)"),
         (np.zeros((3, 0), int), r"shape \(3, 0\): labels must be an array"),
+        (np.array([[0.0, np.inf]]), "inf at draw 0, observation 1: labels are whole numbers"),
+        (xarray.Dataset({"z": ("draw", [0])}), r"draws is Dataset: .*idata.posterior\['z'\]"),
+        ({"z": [[0]]}, "draws is dict: pass the labels themselves"),
         (np.zeros((2, 2), "datetime64[s]"), "labels are whole numbers or text"),
         (xarray.DataArray(np.zeros((2, 3), int), dims=("a", "b")), r"dims \('a', 'b'\)"),
         (xarray.DataArray(np.zeros(3, int), dims="draw"), "none for the observations"),
@@ -562,5 +578,7 @@ def test_other_refusals_say_what_to_do_instead():
         bm.credible_ball(draws, draws[0], 95)
     with pytest.raises(ValueError, match="unknown distance 'omari'"):
         bm.credible_ball(draws, draws[0], distance="omari")
+    with pytest.raises(ValueError, match="partition has a missing or infinite label"):
+        bm.credible_ball(draws, np.full(6, np.nan))
     with pytest.raises(ValueError, match=r"partition has shape \(5,\) but the draws are of 6"):
         bm.credible_ball(draws, draws[0][:5])

@@ -10,6 +10,7 @@ from scipy.stats import entropy
 from test_partition import all_partitions, noisy, shuffled_names
 
 import bayesmix as bm
+from bayesmix.partition import represent
 from bayesmix.partition.losses import distances, loss_of
 
 KEY = jax.random.key(1)
@@ -34,6 +35,14 @@ def test_representatives_minimise_the_wasserstein_distance(n, seed):
     found = bm.representatives(KEY, draws, n, runs=8)
     assert found.distance == pytest.approx(best, abs=1e-11)
     assert found.alone == pytest.approx(far.mean(axis=1).min(), abs=1e-11)
+
+
+def test_centres_of_many_draws_are_optima_over_all_of_them(monkeypatch):
+    """Random starts see some of the draws only; the single best is that of `partition`."""
+    monkeypatch.setattr(represent, "COARSE", 10)
+    draws = noisy(5, S=300, N=7, L=4, keep=0.6)
+    found = bm.representatives(KEY, draws, 2, runs=8)
+    assert found.alone == pytest.approx(bm.partition(KEY, draws).expected_loss, abs=1e-11)
 
 
 def _read(draws):

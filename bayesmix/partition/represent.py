@@ -83,7 +83,8 @@ def representatives(
         labels.values, axis=0, return_inverse=True, return_counts=True
     )
     if n > len(unique):
-        raise ValueError(f"n={n}, but the draws hold only {len(unique)} distinct partitions")
+        plural = "s" if len(unique) > 1 else ""
+        raise ValueError(f"n={n}, but the draws hold only {len(unique)} distinct partition{plural}")
     rng = np.random.default_rng(seed_of(key))
     alternation = _Alternation(unique, counts / counts.sum(), rng)
     best, centres = alternation.best(n, runs)

@@ -9,9 +9,9 @@ as the most varied draw has, starts may open a few more, and more than the best 
 at the end the best optima descend once more without that bound. Descents also begin at the best of
 some draws and at the partition in which every observation is alone.
 
-The work is bounded: when `WORK` is done, no start, zealous update or descent begins; at half as
-much again a descent stops where it is. `stopped` tells that something was left out. As work is
-counted rather than timed, a search ends in the same way on every machine.
+The work is bounded: when `WORK` is done, no start, zealous update or descent begins; at twice as
+much a descent stops where it is. `stopped` tells that something was left out. As work is counted
+rather than timed, a search ends in the same way on every machine.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from bayesmix.partition.objective import STEP, Objective
 
 ATTEMPTS = 10  # clusters destroyed per local optimum, as in salso
 BEST = 4  # optima refined although no start ended there
+SURE = 2  # optima refined whatever the work: one may have been found with many more clusters
 CLOSE = 8  # one observation in so many is visited again at once
 SPARE = 3  # clusters that starts may open beyond those of any draw
 WORK = 4 * 10**9  # numbers looked at; some seconds
-LONGER = 1.5  # how far descents may exceed it
+LONGER = 2.0  # how far descents may exceed it
 LARGE = 1000  # observations beyond which it grows with their number
 ROUNDING = 1e-10
 
@@ -82,7 +83,7 @@ class Search:
         self.starts, self.most = {}, self.max_clusters
         for rank, optimum in enumerate(optima):
             here = before = optimum.labels.tobytes()
-            if rank == 0 or ((rank < BEST or optimum.starts) and not self._spent()):
+            if rank < SURE or ((rank < BEST or optimum.starts) and not self._spent()):
                 here = self._descend(optimum.labels)
             if here != before:
                 self.loss.pop(before, None)

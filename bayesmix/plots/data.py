@@ -20,7 +20,7 @@ from bayesmix.plots.canvas import (
     put_title,
     styled,
 )
-from bayesmix.plots.plane import not_shown, position
+from bayesmix.plots.plane import not_shown, position, shrinkage
 from bayesmix.plots.view import PROB, View, band, component_densities, moments_of, view_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ def clusters(
         if len(chosen) == 2:
             ax = panel(ax, 7.2, 5.4)
             _draw_pair(ax, view, moments, chosen[0], chosen[1])
-            cluster_legend(ax, view, moments)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
+            cluster_legend(ax, view, moments, **(beside if view.K > 6 else {}))
             gone = not_shown(view.data[:, chosen].astype(float))
             subtitle = _clusters_subtitle(view, moments) + (f"; {gone}" if gone else "")
             put_title(ax, _clusters_title(view), subtitle)
@@ -194,17 +195,17 @@ def _chosen(view: View, columns: Sequence[str | int] | None) -> list[int]:
 
 
 def _draw_pair(ax: Axes, view: View, moments: Any, i: int, j: int, size: float = 26) -> None:
-    resp = view.mean_resp
+    resp, small = view.mean_resp, shrinkage(len(view.data))
     sure = resp.max(1) >= CERTAIN
     colour = blend(resp)
     for mask, edge, width in ((sure, "white", 0.4), (~sure, INK, 0.9)):
         ax.scatter(
             view.data[mask, i],
             view.data[mask, j],
-            s=size,
+            s=size * small,
             c=colour[mask],
             edgecolors=edge,
-            linewidths=width,
+            linewidths=width * small,
             alpha=0.85,
             zorder=2,
         )

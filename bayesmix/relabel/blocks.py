@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import xarray
 
 BLOCK_BYTES = 64 * 2**20
+ROUGH = 1e-3  # by which probabilities from elsewhere may miss a sum of 1, or be below 0
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Responsibilities:
     weights: np.ndarray
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """First draw and responsibilities (block, N, K) of each block; raises where not finite."""
+        """First draw and responsibilities (block, N, K) of each block; refuses what is none."""
         S, N, K = self.shape
         size = max(1, BLOCK_BYTES // max(1, 8 * N * K))
         for start in range(0, S, size):
             block = self.of(np.arange(start, min(S, start + size)))
-            yield start, _finite(block, start)
+            yield start, _checked(block, start)
 
     @property
     def shares(self) -> np.ndarray:
@@ -119,11 +120,20 @@ def _made(
     return Responsibilities(of, (S, N, K), np.ones(N) if weights is None else weights)
 
 
-def _finite(block: np.ndarray, start: int) -> np.ndarray:
+def _checked(block: np.ndarray, start: int) -> np.ndarray:
     bad = ~np.isfinite(block).all(axis=(1, 2))
     if bad.any():
         raise ValueError(
             f"the responsibilities of draw {start + int(bad.argmax())} of the flattened chains "
             "are not finite: drop such draws"
+        )
+    total = block @ np.ones(block.shape[-1], block.dtype)
+    if block.min() < -ROUGH or np.abs(total - 1).max() > ROUGH:
+        wrong = (block.min(axis=-1) < -ROUGH) | (np.abs(total - 1) > ROUGH)
+        s, n = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"the responsibilities of draw {start + s} of the flattened chains, observation {n}, "
+            f"sum to {total[s, n]:.4g}, the least is {block[s, n].min():.4g}: give probabilities "
+            "of the clusters, which sum to 1"
         )
     return block
