@@ -42,12 +42,12 @@ CASES = (
     Case(100_000, 8, 8, "tied", steps=10, pairs=2),
     Case(100_000, 8, 8, "spherical", steps=10, pairs=2),
     Case(100_000, 32, 32, steps=3, seeds=1),
-    Case(1_000_000, 2, 50, steps=2, seeds=1),
-    Case(1_000_000, 16, 16, steps=2, seeds=1),
+    Case(1_000_000, 2, 50, steps=8, seeds=1),
+    Case(1_000_000, 16, 16, steps=8, seeds=1),
     Case(1_000_000, 1, 5, steps=6, seeds=2),
     Case(10_000, 2, 5, steps=100, pairs=2, dtype="float32"),
     Case(100_000, 8, 8, steps=10, pairs=2, dtype="float32"),
-    Case(1_000_000, 16, 16, steps=2, seeds=1, dtype="float32"),
+    Case(1_000_000, 16, 16, steps=8, seeds=1, dtype="float32"),
 )
 
 
