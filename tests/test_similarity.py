@@ -188,7 +188,7 @@ def test_refusals_say_what_to_do_instead():
         with pytest.raises(ValueError, match="draw 8 of the flattened chains are not finite"):
             function(tree_of(bad))
     for wrong in (0.5 * random_resp(), random_resp() - 0.1):
-        with pytest.raises(ValueError, match="draw 0 .*observation 0, sum to .*which sum to 1"):
+        with pytest.raises(ValueError, match=r"draw 0 .*observation 0, sum to .*which sum to 1"):
             bm.similarity(tree_of(wrong))
     rounded = random_resp()
     rounded[..., 0] -= 1e-9  # tiny negative values and sums a little off are rounding
