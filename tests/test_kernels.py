@@ -40,7 +40,7 @@ WAYS = {
 
 
 @cache
-def drawn(way="orbits"):
+def drawn(way):
     return bm.NUTS(ROW.program, **WAYS[way], **SETTINGS).run(
         jax.random.key(1), *ROW.args, start=em()
     )
@@ -125,12 +125,14 @@ def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
         wrong = Frame(starts.frame.centre, starts.frame.factor * np.array([1e3, 1.0, 1.0]))
         return starts._replace(frame=wrong, points=starts.points / np.array([1e3, 1.0, 1.0]))
 
-    right = sampler.starts_of
+    right, good = sampler.starts_of, drawn("orbits")  # drawn before the metric is spoilt
     monkeypatch.setattr(sampler, "starts_of", stretched)
     ours = bm.NUTS(ROW.program, **SETTINGS).run(jax.random.key(1), *ROW.args, start=em())
     assert "no guide to the posterior" in str(ours)
     assert ours.settings["warmup"] == 2 * session.SHORT_WARMUP + session.PLAIN_WARMUP
-    (found, error), (theirs, other) = moments(ours), moments(drawn())
+    assert "moves: NUTS with NumPyro's adaptation" in str(ours)
+    assert "moves: Hamiltonian orbits" in str(good)
+    (found, error), (theirs, other) = moments(ours), moments(good)
     assert np.all(np.abs(found - theirs) <= Z * np.hypot(error, other))
 
 

@@ -114,6 +114,7 @@ class NUTSResult:
             f"{self.mixture.N} rows",
             f"{_shape(self)} draws in {self.seconds:.1f} s, "
             f"{int(self.sample_stats['diverging'].sum())} divergences",
+            f"moves: {self.settings['moves']}",
             self.start_policy,
             *(f"note: {note}" for note in self.notes),
             "summary() for the relabelled posterior, report() for the verdict, "

@@ -20,7 +20,7 @@ from bayesmix.nuts.cells import agreement
 from bayesmix.nuts.divergences import divergences
 from bayesmix.nuts.record import Folder, Memory, Record
 from bayesmix.nuts.result import NUTSResult
-from bayesmix.nuts.session import KERNELS, Session
+from bayesmix.nuts.session import KERNELS, MOVES, Session
 from bayesmix.nuts.starts import Starts, starts_of, words_of
 from bayesmix.program import Mixture, trace
 from bayesmix.saved import another_run, digest, outline
@@ -113,7 +113,7 @@ class NUTS:
         made = record.once("start", lambda: starts_of(seen, known, key, self.chains).arrays())
         starts = Starts.of(made)
         with jax.enable_x64(self.dtype == "float64"):
-            draws, said = self._sample(key, seen, starts, record)
+            draws, moves, said = self._sample(key, seen, starts, record)
         samples, stats = (record.draws(kind, draws) for kind in ("sites", "stats"))
         said += divergences(mixture, samples, stats["diverging"])
         if self.bins is not None:
@@ -133,6 +133,7 @@ class NUTS:
                 "warmup": record.done["warmup"],
                 "metric": self.metric,
                 "kernel": self.kernel,
+                "moves": MOVES[moves],
                 "draws": draws,
                 "target_accept": self.target_accept,
                 "dtype": self.dtype,
@@ -155,8 +156,8 @@ class NUTS:
 
     def _sample(
         self, key: Any, mixture: Mixture, starts: Starts, record: Record
-    ) -> tuple[int, list[str]]:
-        """Fill the record; the number of draws of each chain then, and what there is to say."""
+    ) -> tuple[int, str, list[str]]:
+        """Fill the record; the draws of each chain then, the kernel, and what there is to say."""
         first = _first(mixture, starts)
         self._check_same(record, first)
         session = Session(
@@ -175,13 +176,17 @@ class NUTS:
         notes: list[str] = []
         whitened = starts.whitened and self.metric == "curvature"
         kernels = KERNELS[self.kernel] if whitened else ("ordinary",)
+        interrupted = False
         try:
             session.sample(first, kernels, notes.append)
         except KeyboardInterrupt:
             if not record.done["draws"]:
                 raise
+            interrupted = True
+        moves = kernels[len(notes)]  # each kernel that did not fit left a note
+        if interrupted:
             notes.append(self._interrupted(record.done["draws"]))
-        return min(record.done["draws"], self.draws), notes
+        return min(record.done["draws"], self.draws), moves, notes
 
     def _interrupted(self, done: int) -> str:
         further = "" if self.path is None else "; the same call goes on from there"

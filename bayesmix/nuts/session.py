@@ -21,6 +21,11 @@ LONGEST = 63  # steps per transition, or
 SHORTEST = 0.05  # step size, that coordinates of about unit scale never need
 
 KERNELS = {"auto": ("orbits", "whitened", "ordinary"), "nuts": ("whitened", "ordinary")}
+MOVES = {
+    "orbits": "Hamiltonian orbits of one length in whitened coordinates",
+    "whitened": "NUTS in whitened coordinates",
+    "ordinary": "NUTS with NumPyro's adaptation",
+}
 MISFIT = {
     "orbits": (
         "the posterior is far from the Gaussian at the mode, so the chains use NUTS' trees instead "
