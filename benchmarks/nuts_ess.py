@@ -6,8 +6,8 @@ python benchmarks/nuts_ess.py --table                        the table and plot 
 
 PYTHON is an interpreter with PyMC, nutpie and PyStan, by default this one. Every run is a process
 of its own (imports are not counted) with one thread and a limit of CPU time, and adds one line to
-nuts_ess.jsonl. ESS is the least bulk ESS over the parameters, relabelled to one pivot; where R-hat
-exceeds 1.01 there is none worth quoting, so no rate is given.
+results/nuts.jsonl. ESS is the least bulk ESS over the parameters, relabelled to one pivot; where
+R-hat exceeds 1.01 there is none worth quoting, so no rate is given.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 
 OURS, THEIRS = ("bayesmix", "bayesmix-nuts", "bayesmix-bins", "numpyro"), ("pymc", "nutpie", "stan")
 CHAINS, DRAWS, NUMPYRO_WARMUP, SEEDS = 4, 1000, 1000, (2, 3, 4)
+RESULTS = Path(__file__).resolve().parent / "results" / "nuts.jsonl"
 RHAT = 1.01
 
 
@@ -483,7 +484,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=(*OURS, *THEIRS), help="some samplers")
     parser.add_argument("--others", default=sys.executable, help="interpreter with PyMC and Stan")
     parser.add_argument("--limit", type=float, default=1800.0, help="CPU seconds for one run")
-    parser.add_argument("--results", type=Path, default=Path("nuts_ess.jsonl"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing; print and plot")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -111,7 +111,10 @@ def test_a_reading_is_used_again(program):
         *(in_a_closure(jnp.ones(())), Callable(), Callable().__call__, jax.jit(mixture)),
         handlers.condition(mixture, data={"mean": np.ones(2)}),
     ],
-    ids=str,
+    ids=(
+        "table array distribution chance import file counts numpy-scalar list jax-array object "
+        "method compiled condition"
+    ).split(),
 )
 def test_what_may_change_unseen_has_no_key(program):
     assert lookups(program) is None
