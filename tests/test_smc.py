@@ -303,6 +303,21 @@ def test_priors_that_are_not_drawn_from_are_refused():
         bm.SMC(program, progress_bar=False).run(jax.random.key(0), Y)
 
 
+def test_priors_beyond_the_precision_are_refused():
+    """A weight is below 1e-38, the least of float32, in over 40 % of the draws: 1e-38 ** 0.01."""
+
+    def program(x):
+        weights = numpyro.sample("weights", dist.Dirichlet(0.01 * jnp.ones(2)))
+        with numpyro.plate("obs_id", len(x)):
+            mixing = dist.Categorical(probs=weights)
+            numpyro.sample(
+                "x", dist.MixtureSameFamily(mixing, dist.Normal(jnp.arange(2.0), 1)), obs=x
+            )
+
+    with pytest.raises(ValueError, match="prior of site 'weights' are too near the edge"):
+        bm.SMC(program, 1024, dtype="float32", progress_bar=False).run(jax.random.key(0), Y)
+
+
 @pytest.mark.parametrize(
     "settings, word",
     [({"particles": 1000}, "multiple"), ({"particles": 0}, "particles"), ({"dtype": "f"}, "dtype")],

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
+from bayesmix.coordinates import unraveller
 from bayesmix.density import Data, Density, data_of, density_of
 from bayesmix.program import Mixture
 from bayesmix.smc import cloud, kernel
@@ -24,6 +25,7 @@ LONGEST = 64  # leapfrog steps
 TARGET = 0.8  # acceptance
 GAIN = 4.0
 ROUNDS = 8
+LOST = 0.01  # share of the prior's mass, and so of the evidence, that rounding may take
 
 
 class Frame(NamedTuple):
@@ -102,14 +104,18 @@ class State(NamedTuple):
 
 
 def begin(mixture: Mixture, key: Any, particles: int) -> tuple[Problem, State]:
-    """Draws from the prior: the posterior at temperature 0."""
+    """Draws from the prior: the posterior at temperature 0.
+
+    Raises ValueError, naming a site, where many of them are too small or large for the precision.
+    """
     density, data = density_of(mixture), data_of(mixture)
     key, key_prior = jax.random.split(key)
     drawn = {n: jnp.asarray(v, float) for n, v in draw_prior(mixture, key_prior, particles).items()}
     lanes = kernel.lanes_of(mixture, data, particles // kernel.STEPS)
     z, heights = jax.tree.map(_on_host, kernel.begin(density, lanes, drawn, data))
-    usable = np.isfinite(z).all(1) & np.isfinite(heights.rest) & np.isfinite(heights.prior)
-    rest = np.where(usable, heights.rest, -np.inf)
+    held = np.isfinite(z).all(1) & np.isfinite(heights.prior)
+    _refuse_lost(density, data, z, held)
+    rest = np.where(held & np.isfinite(heights.rest), heights.rest, -np.inf)
     best = {name: np.asarray(value[rest.argmax()], np.float64) for name, value in drawn.items()}
     symmetry = symmetry_of(mixture, exchangeable(mixture, best))
     problem = Problem(mixture, density, data, particles, lanes, z.shape[1], symmetry)
@@ -124,6 +130,21 @@ def begin(mixture: Mixture, key: Any, particles: int) -> tuple[Problem, State]:
         step_size=z.shape[1] ** -0.25,
         acceptance=1.0,
         rounds=0,
+    )
+
+
+def _refuse_lost(density: Density, data: Data, z: np.ndarray, held: np.ndarray) -> None:
+    """Draws (S, n) that are not ``held`` (S,) cannot move: without many, the prior is another."""
+    share = 1 - held.mean()
+    if share <= LOST:
+        return
+    loose = unraveller(density, data)(jnp.asarray(z[~held][0], float))
+    names = [name for name, value in loose.items() if not np.isfinite(value).all()]
+    raise ValueError(
+        f"{share:.0%} of the draws from the prior of site {', '.join(map(repr, names or loose))} "
+        "are too near the edge of its support for the precision, so the evidence would be wrong: "
+        'use dtype="float64", or a prior with less mass at the edge (Dirichlet or Gamma with a '
+        "larger concentration)"
     )
 
 

@@ -30,7 +30,11 @@ class Estimate(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Log of a mean of islands' evidences, which is unbiased, and its standard error, in nats."""
+    """Log of the mean of islands' evidences, and its standard error, in nats.
+
+    The mean is unbiased for particles alone (given the temperatures); by a bridge its bias is of a
+    smaller order than the error.
+    """
 
     log: float
     error: float

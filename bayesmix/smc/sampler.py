@@ -50,7 +50,8 @@ class SMC:
         """Sample the posterior of the program given data (the program's own arguments).
 
         Raises ValueError for improper priors and for priors that handlers.scale or a mask changes,
-        naming the site, and where no draw from the prior has any likelihood.
+        naming the site, where more than 1 % of the prior's draws are beyond the range of ``dtype``,
+        and where no draw from the prior has any likelihood.
         """
         began = time.perf_counter()
         seed = seed_of(key)
