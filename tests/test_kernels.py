@@ -14,7 +14,7 @@ from programs import BY_ID
 
 import bayesmix as bm
 from bayesmix.nuts import orbits, sampler, session
-from bayesmix.nuts.divergences import divergences
+from bayesmix.nuts.divergences import LONG, divergences, stays
 from bayesmix.nuts.starts import Frame
 
 ROW = BY_ID["poisson_gamma"]
@@ -119,6 +119,35 @@ def test_moves_leave_a_gaussian_of_another_shape_as_it_is():
     assert np.all(np.abs((found**4).mean(0) - 3) <= Z * np.sqrt(96 / count))
 
 
+def warmed_up(first, moves=150):
+    """The walk after a warm-up on exp(u) - u: a whitened mode, and a tail that is steep."""
+    with jax.enable_x64(True):
+        of = jax.vmap(jax.value_and_grad(lambda u: (np.e**u - u).sum()))
+
+        @jax.jit
+        def once(state):
+            state, noted = orbits._move(state, of)
+            return orbits._adapted(state, noted["acceptance_rate"], moves, orbits.ENOUGH)
+
+        state = walk(np.asarray(first)[:, None], of, 1)
+        for _ in range(moves):
+            state = once(state)
+        return state
+
+
+def test_a_chain_that_cannot_leave_its_start_is_not_outvoted():
+    """At 4.5 a move of the three steps that serve the other 15 chains is never accepted.
+
+    It gets more steps. At 12 no number of them helps: then orbits do not fit the posterior.
+    """
+    others = np.log(np.random.default_rng(0).gamma(1.0, size=15))
+    freed = warmed_up([4.5, *others])
+    assert np.asarray(freed.u)[0, 0] < 2
+    assert not orbits.unfit(freed)
+    assert orbits.unfit(warmed_up([12.0, *others]))
+    assert orbits.unfit(warmed_up([4.5, *others], moves=10))  # too few to look at the steps
+
+
 def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
     def stretched(*given):
         starts = right(*given)
@@ -162,6 +191,22 @@ def test_divergences_are_laid_to_the_scale_that_goes_to_zero(count):
         assert said[0].startswith(f"{count} of 1000 transitions diverged")
         assert ("'scale' of cluster 1 is near zero (median 0.01" in said[0]) == (count == 20)
         assert ("its prior is HalfNormal" in said[0]) == (count == 20)
+
+
+def test_a_chain_that_stays_at_one_point_is_told():
+    lp = np.random.default_rng(0).normal(size=(3, 200))
+    assert not stays(lp)
+    assert not stays(lp[:, :1])
+    lp[1, 20 : 20 + LONG] = 0.5  # one more draw than refusals
+    assert not stays(lp)
+    lp[1, 20 + LONG] = 0.5
+    assert stays(lp)[0].startswith(
+        f"chain 1 stayed at one point for {LONG} transitions in a row (1 of 3"
+    )
+    lp[2] = 0.0
+    assert stays(lp)[0].startswith(
+        "chain 2 stayed at one point for 199 transitions in a row (2 of 3"
+    )
 
 
 # ------------------------------------------------------------------------------ one compilation

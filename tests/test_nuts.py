@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 import bayesmix as bm
 from bayesmix.density import log_joint, on_bins
 from bayesmix.merge import binned
-from bayesmix.nuts.cells import agreement
+from bayesmix.nuts.cells import _chosen, agreement
 
 ROW = BY_ID["normal_nig"]
 
@@ -124,6 +124,8 @@ def test_draws_on_cells_say_how_far_they_can_be_trusted():
     narrow["var"][0, 0] = 1e-4  # sd 0.01, as narrow as a cell
     coarse = on_bins(nuts.mixture, 300, "float64")
     assert agreement(nuts.mixture, coarse, narrow, 300).endswith("too much: raise bins")
+    narrow["var"][1, 37] = 1e9  # a precision would be largest where a cluster is narrowest
+    assert max(draw["var"].max() for draw in _chosen(nuts.mixture, narrow)) == 1e9
 
 
 @pytest.mark.parametrize(

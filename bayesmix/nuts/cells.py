@@ -9,7 +9,7 @@ from bayesmix.curvature import evaluate, free_vector
 from bayesmix.program import Mixture
 
 SPREAD = 16  # draws looked at, from first to last
-EXTREME = 16  # and draws, at most, at which an element of a site is smallest
+EXTREME = 32  # and draws, at most, at which an element of a site is smallest or largest
 FINE = 0.1  # nats by which the densities may differ beyond a constant
 
 
@@ -19,7 +19,7 @@ def agreement(
     """How much the cells change the log density over the draws, and whether that is too much.
 
     A cluster as narrow as a cell is where they change it most, so draws with the smallest values
-    of every site are looked at, too.
+    of every site (scales) and the largest (precisions) are looked at, too.
     """
     draws = _chosen(mixture, samples)
     with jax.enable_x64(True):
@@ -28,18 +28,18 @@ def agreement(
     worst = float(np.abs(gap - np.median(gap)).max())
     said = (
         f"the rows are in {bins} cells: at {len(draws)} of the draws, those with the smallest "
-        f"values among them, the log density of all rows differs by {worst:.1g} nats at most, "
-        "beyond a constant"
+        "and largest values among them, the log density of all rows differs by "
+        f"{worst:.1g} nats at most, beyond a constant"
     )
     return said if worst <= FINE else f"{said}, which is too much: raise bins"
 
 
 def _chosen(mixture: Mixture, samples: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Draws from first to last, and those at which some element of a site is smallest."""
+    """Draws from first to last, and those where some element of a site is smallest or largest."""
     flat = {n: np.asarray(samples[n]).reshape(-1, *site.shape) for n, site in mixture.sites.items()}
     count = len(next(iter(flat.values())))
-    lowest = [v.reshape(count, -1).argmin(0) for v in flat.values()]
-    least = np.unique(np.concatenate(lowest))
-    least = least[np.linspace(0, len(least) - 1, min(EXTREME, len(least))).astype(int)]
+    columns = [v.reshape(count, -1) for v in flat.values()]
+    ends = np.unique(np.concatenate([f(v, 0) for v in columns for f in (np.argmin, np.argmax)]))
+    ends = ends[np.linspace(0, len(ends) - 1, min(EXTREME, len(ends))).astype(int)]
     even = np.linspace(0, count - 1, min(SPREAD, count)).astype(int)
-    return [{n: v[i] for n, v in flat.items()} for i in np.union1d(even, least)]
+    return [{n: v[i] for n, v in flat.items()} for i in np.union1d(even, ends)]

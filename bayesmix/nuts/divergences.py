@@ -1,4 +1,6 @@
-"""Divergent transitions in words: how many, near which values, and which prior would help."""
+"""Where the sampler could not move, in words: divergent transitions (how many, near which values,
+which prior would help) and chains that stayed at one point.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,6 +11,7 @@ from bayesmix.program import Mixture
 FEW = 5  # divergences, below which where they lie may be chance
 LOW = 0.1  # share of the draws that are smaller than a value that is near zero
 SUMS_TO_ONE = 1e-6
+LONG = 50  # refusals in a row; 1 in 10^5 where a fifth of the proposals are accepted
 
 
 def divergences(
@@ -32,6 +35,26 @@ def divergences(
         "fast enough at 0 (LogNormal or InverseGamma, away from tiny values) keeps the cluster "
         "from collapsing"
     ]
+
+
+def stays(lp: np.ndarray) -> list[str]:
+    """One sentence where a chain stayed at one point for long; else none. lp : (chain, draw)."""
+    longest = np.array([_longest_run(chain[1:] == chain[:-1]) for chain in lp])
+    if longest.max() < LONG:
+        return []
+    worst, held = int(longest.argmax()), int((longest >= LONG).sum())
+    return [
+        f"chain {worst} stayed at one point for {longest[worst]} transitions in a row "
+        f"({held} of {len(lp)} chains for {LONG} or more): the sampler's steps are too large "
+        "there, and how often the draws come near is uncertain; a higher target_accept takes "
+        "smaller steps"
+    ]
+
+
+def _longest_run(same: np.ndarray) -> int:
+    """Of True in (m,)."""
+    ends = np.flatnonzero(np.concatenate([[True], ~same, [True]]))
+    return int(np.diff(ends).max()) - 1
 
 
 def _near_zero(

@@ -8,7 +8,8 @@ momentum along an exact orbit, whatever the angle; the rest kicks the momentum b
 A move makes few such steps through a fixed total angle, so all chains go together, and then accepts
 or not. Source: Shahbaba, Lan, Johnson & Neal (2014), Split Hamiltonian Monte Carlo, Statistics and
 Computing 24, section 2; their kick is angle / 2. With the tangent a Gaussian around another point
-(R linear) is followed exactly too, and the moves do not depend on the origin.
+(R linear) is followed exactly too, and the moves do not depend on the origin. (In u alone they are
+leapfrog steps of size 2 sin(angle / 2), with the momentum's scale whose energy these conserve.)
 """
 
 from functools import lru_cache
@@ -31,14 +32,16 @@ ENOUGH = 0.88  # acceptance below which effective draws are lost faster than ste
 ROUND = 15  # moves of all chains after which the number of steps is looked at again
 MOST = 12  # steps; where more are needed the whitened posterior is no longer nearly Gaussian
 WIDE = 4.0  # variance in whitened coordinates, likewise
+HELD = 0.2  # acceptance of one chain below which it is held where it is
 DIVERGED = 1000.0  # nats, as in NumPyro
 
 
 class Walk(NamedTuple):
     """All chains: points u (chain, n), their potentials (chain,) and gradients (chain, n).
 
-    steps : of every move, chosen in the warm-up by the ``accepted`` of the ``moves`` since they
-    were changed. sums : of u and u^2 over the ``counted`` second half of the warm-up, by chain.
+    steps : of every move, chosen in the warm-up by the ``accepted`` (chain,) of the ``moves`` since
+    they were changed. sums : of u, u^2 (chain, n) and acceptance (chain,) over the ``counted``
+    second half of the warm-up.
     """
 
     u: Any
@@ -56,20 +59,23 @@ class Walk(NamedTuple):
 def begun(first: ParamInfo, key: Any) -> Walk:
     """The walk at its first points."""
     u = jnp.asarray(first.z)
-    none, zero = np.int32(0), np.zeros((), u.dtype)
-    sums = (np.zeros(u.shape, u.dtype), np.zeros(u.shape, u.dtype))
+    none, zero = np.int32(0), np.zeros(len(u), u.dtype)
+    sums = (np.zeros(u.shape, u.dtype), np.zeros(u.shape, u.dtype), zero)
     return Walk(
         u, first.potential_energy, first.z_grad, key, none, np.int32(1), zero, none, sums, none
     )
 
 
 def unfit(walk: Walk) -> bool:
-    """Whether the warm-up says that the whitened posterior is far from a standard Gaussian."""
-    first, second = (
+    """Whether the warm-up says that the whitened posterior is far from a standard Gaussian.
+
+    Also where it is so around a single chain, which then stays there.
+    """
+    first, second, rate = (
         np.asarray(total, np.float64) / max(int(walk.counted), 1) for total in walk.sums
     )
     variance = (second - first**2).mean(0)
-    return bool(walk.steps > MOST or not variance.max() < WIDE)
+    return bool(walk.steps > MOST or not variance.max() < WIDE or rate.min() < HELD)
 
 
 @lru_cache(maxsize=32)
@@ -93,7 +99,7 @@ def machine(density: Density, together: bool) -> Any:
         def once(i: Any, carry: Any) -> Any:
             walk, kept = carry
             walk, noted = _move(walk, field)
-            walk = _adapted(walk, noted["acceptance_rate"].mean(), warmup, target)
+            walk = _adapted(walk, noted["acceptance_rate"], warmup, target)
             return walk, jax.tree.map(lambda a, b: a.at[i].set(b), kept, noted)
 
         like = jax.eval_shape(lambda walk: _move(walk, field)[1], walk)
@@ -147,18 +153,22 @@ def _kinetic(p: jax.Array) -> jax.Array:
 
 
 def _adapted(walk: Walk, rate: jax.Array, warmup: Any, target: Any) -> Walk:
-    """In the warm-up: one more step per move, or twice as many, where too few are accepted."""
+    """In the warm-up: one more step per move, or twice as many, where too few are accepted.
+
+    Too few of all chains together, or less than half as many of one chain, so that the others do
+    not outvote it.
+    """
     accepted, moves = walk.accepted + rate, walk.moves + 1
     looked_at = (moves % ROUND == 0) & (walk.made <= warmup)
-    low = looked_at & (accepted < target * moves)
-    very_low = looked_at & (accepted < target / 2 * moves)
+    share = jnp.minimum(accepted.mean(), 2 * accepted.min()) / moves
+    low, very_low = looked_at & (share < target), looked_at & (share < target / 2)
     more = jnp.where(very_low, 2 * walk.steps, walk.steps + 1)
     counts = (2 * walk.made > warmup) & (walk.made <= warmup)
-    first, second = walk.sums
+    first, second, third = walk.sums
     return walk._replace(
         steps=jnp.where(low, jnp.minimum(more, MOST + 1), walk.steps),
         accepted=jnp.where(low, 0.0, accepted),
         moves=jnp.where(low, 0, moves),
-        sums=(first + counts * walk.u, second + counts * walk.u**2),
+        sums=(first + counts * walk.u, second + counts * walk.u**2, third + counts * rate),
         counted=walk.counted + counts,
     )

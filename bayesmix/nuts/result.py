@@ -19,7 +19,10 @@ class NUTSResult:
     """Posterior draws: ``samples`` {site: (chain, draw, *shape)}, NumPy, float64.
 
     ``sample_stats`` holds "lp" (the log density the sampler saw, Jacobian included, nats),
-    "diverging", "energy", "n_steps", "acceptance_rate", "step_size", each (chain, draw).
+    "diverging", "energy", "n_steps", "acceptance_rate", "step_size", each (chain, draw). Where
+    ``settings["moves"]`` are orbits, n_steps and step_size are the turns of a move and the angle of
+    each, and a move diverges whose end is 1000 nats higher or not a number: a few turns get there
+    less often than NUTS' trees, so look at acceptance_rate, too.
     Where the draws were written to a folder, both read from it each time they are asked for.
     ``start_policy`` says how the chains began, which is what R-hat must be read with; ``smc`` is
     the SMCResult that they started from, or None.

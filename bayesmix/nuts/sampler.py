@@ -17,7 +17,7 @@ from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
 from bayesmix.nuts.cells import agreement
-from bayesmix.nuts.divergences import divergences
+from bayesmix.nuts.divergences import divergences, stays
 from bayesmix.nuts.record import Folder, Memory, Record
 from bayesmix.nuts.result import NUTSResult
 from bayesmix.nuts.session import KERNELS, MOVES, Session
@@ -116,6 +116,7 @@ class NUTS:
             draws, moves, said = self._sample(key, seen, starts, record)
         samples, stats = (record.draws(kind, draws) for kind in ("sites", "stats"))
         said += divergences(mixture, samples, stats["diverging"])
+        said += stays(stats["lp"])
         if self.bins is not None:
             said.append(agreement(mixture, seen, samples, self.bins))
         return NUTSResult(
