@@ -3,19 +3,25 @@
 Functions with equal keys do the same with the same arguments. The key is made anew at every call
 from what is there now, so that a changed closure, global or default changes it. It is given out
 only where everything looked up is known never to change by itself: numbers and strings by their
-value, functions by their code and what they look up in turn, and names of the numerical libraries
-that are on a list. Arrays, containers, objects, imports, writes to what is outside and anything
-unknown give None.
+value, functions by their code and what they look up in turn, and the things that the numerical
+libraries on a list held when they were imported. Arrays, containers, objects, imports, writes to
+what is outside and anything unknown give None. What these libraries do inside is taken for granted,
+but classes that are named have to be as they were.
 """
 
 import builtins
 import dis
+import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import islice
+from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from numpyro.distributions.constraints import Constraint
 
 # Where functions and classes are defined that have no memory and read nothing from outside.
 LIBRARIES = (
@@ -23,11 +29,6 @@ LIBRARIES = (
     "jax.nn",
     "jax.lax",
     "jax.scipy",
-    "jax._src.nn",
-    "jax._src.numpy",
-    "jax._src.lax",
-    "jax._src.scipy",
-    "jax._src.ops",
     "numpyro.distributions",
     "numpyro.primitives",
     "numpyro.handlers",
@@ -40,9 +41,12 @@ STATEFUL = {
     *("enable_validation", "validation_enabled"),
 }
 BUILTINS = {
-    *("abs", "all", "any", "bool", "complex", "dict", "enumerate", "filter", "float", "int"),
-    *("isinstance", "len", "list", "map", "max", "min", "pow", "range", "reversed", "round"),
-    *("set", "slice", "sorted", "str", "sum", "tuple", "zip", "ValueError", "TypeError"),
+    name: getattr(builtins, name)
+    for name in (
+        *("abs", "all", "any", "bool", "complex", "dict", "enumerate", "filter", "float", "int"),
+        *("isinstance", "len", "list", "map", "max", "min", "pow", "range", "reversed", "round"),
+        *("set", "slice", "sorted", "str", "sum", "tuple", "zip", "ValueError", "TypeError"),
+    )
 }
 OWN = __name__.partition(".")[0] + "."
 # A name that is set in place, an attribute, an import: what reaches beyond the call.
@@ -52,7 +56,37 @@ REACHING_OUT = {
 }
 
 
-CALLABLE = (type, FunctionType, BuiltinFunctionType, type(jnp.exp))
+# What Python itself adds to a class that is merely looked at.
+UNASKED = ("__annotations__", "__annotations_cache__")
+STEADY = (
+    *(type, FunctionType, BuiltinFunctionType, type(jnp.exp), jnp.ufunc, jax.custom_jvp),
+    Constraint,
+)
+
+
+def _library() -> dict[int, Any]:
+    """The functions and classes of the listed libraries, by their identity."""
+    modules = [module for name, module in list(sys.modules.items()) if _is_listed(name)]
+    return {
+        id(value): value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, STEADY) and not {name, getattr(value, "__name__", None)} & STATEFUL
+    }
+
+
+def _is_listed(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{each}.") for each in LIBRARIES)
+
+
+# As they are when bayesmix is imported: what takes their place later is another thing.
+LIBRARY = _library()
+CLASSES = {
+    each: tuple(vars(each).values())
+    for value in LIBRARY.values()
+    if isinstance(value, type)
+    for each in value.__mro__
+}
 
 
 class Same:
@@ -75,13 +109,29 @@ class Unsure(Exception):
 def lookups(value: Any) -> Any:
     """A hashable key of a value or function; None where it may change unseen."""
     try:
-        return _key(value, ())
+        return _key(value, [])
     except Unsure:
         return None
 
 
-def _key(value: Any, above: tuple[FunctionType, ...]) -> Any:
-    """``above``: the functions that are being looked at, for those that call one another."""
+def nesting(treedef: Any) -> Any:
+    """A hashable key of how tuples and dicts are nested in a tree; None where others are.
+
+    Tree definitions alone do not do: they are equal for dicts with keys 1 and True, and compare
+    what other containers hold by its identity.
+    """
+    node = treedef.node_data()
+    if node is None:
+        return "leaf"
+    kind, names = node
+    if kind not in (tuple, dict):
+        return None
+    parts = lookups(tuple(names or ())), *map(nesting, treedef.children())
+    return None if None in parts else (kind, parts)
+
+
+def _key(value: Any, seen: list[FunctionType]) -> Any:
+    """``seen``: the functions that have been looked at; these may call one another."""
     kind = type(value)
     if kind is Same:
         return value
@@ -90,42 +140,56 @@ def _key(value: Any, above: tuple[FunctionType, ...]) -> Any:
     if kind in (float, complex):
         return kind, repr(value)  # tells 0.0 from -0.0
     if kind in (tuple, frozenset):
-        return kind, tuple(_key(item, above) for item in value)
+        return kind, tuple(_key(item, seen) for item in value)
     if kind is partial:
-        named = tuple(value.keywords.items())
-        return kind, _key(value.func, above), _key(value.args, above), _key(named, above)
-    if isinstance(value, CALLABLE) and _is_listed(value.__module__) and not _has_state(value):
+        parts = (value.func, value.args, *_attributes(value.keywords), *_attributes(vars(value)))
+        return kind, _key(parts, seen)
+    if id(value) in LIBRARY and not (isinstance(value, type) and _is_changed(value)):
         return Same(value)
     if kind is FunctionType:
-        return _function_key(value, above)
+        return _function_key(value, seen)
     raise Unsure
 
 
-def _is_listed(module: str | None) -> bool:
-    return any(f"{module}.".startswith(f"{each}.") for each in LIBRARIES)
+def _attributes(named: dict[str, Any] | None) -> tuple[Any, ...]:
+    return (None,) if named is None else (len(named), *named.items())
 
 
-def _has_state(value: Any) -> bool:
-    return value.__name__ in STATEFUL or bool(getattr(value, "__closure__", None))
+def _is_changed(kind: type) -> bool:
+    """Whether something was set in a class of the library, or deleted, since it was imported."""
+    for each in kind.__mro__:
+        before, now = CLASSES[each], vars(each)
+        added = [name for name in islice(now, len(before), None) if name not in UNASKED]
+        if added or len(now) < len(before) or not all(map(is_, now.values(), before)):
+            return True
+    return False
 
 
-def _function_key(function: FunctionType, above: tuple[FunctionType, ...]) -> Any:
+def _function_key(function: FunctionType, seen: list[FunctionType]) -> Any:
     code = function.__code__
-    known = next((number for number, each in enumerate(above) if each is function), None)
+    known = next((number for number, each in enumerate(seen) if each is function), None)
     if known is not None:
-        return "itself", known
-    above = (*above, function)
+        return "seen", known
+    seen.append(function)
     cells = function.__closure__ or ()
     try:
         closed = tuple(cell.cell_contents for cell in cells)
     except ValueError:  # a cell that is still empty
         raise Unsure from None
-    defaults = (function.__defaults__, tuple((function.__kwdefaults__ or {}).items()))
-    found = tuple(_key(value, above) for value in (*closed, *defaults))
+    named = (_attributes(function.__kwdefaults__), _attributes(vars(function)))
+    found = _key((closed, function.__defaults__, *named), seen)
     # The library's own modules hold tables and helpers; these are set once, when it is imported.
-    if function.__globals__.get("__name__", "").startswith(OWN):
+    if _is_own(function.__globals__):
         return code, found
-    return code, found, tuple(_key(value, above) for value in _globals(function))
+    return code, found, _key(tuple(_globals(function)), seen)
+
+
+def _is_own(names: dict[str, Any]) -> bool:
+    """Whether these are the global names of one of this package's modules."""
+    module = names.get("__name__")
+    if not isinstance(module, str) or not module.startswith(OWN):
+        return False
+    return module in sys.modules and vars(sys.modules[module]) is names
 
 
 def _globals(function: FunctionType) -> Iterator[Any]:
@@ -133,16 +197,18 @@ def _globals(function: FunctionType) -> Iterator[Any]:
     chains = _chains(function.__code__)
     if chains is None:
         raise Unsure
+    held = function.__builtins__  # type: ignore[attr-defined]
     for name, *attributes in chains:
-        if name not in function.__globals__:
-            if name not in BUILTINS or not hasattr(builtins, name):
-                raise Unsure
-            continue
-        yield _followed(function.__globals__[name], attributes)
+        if name in function.__globals__:
+            yield _followed(function.__globals__[name], attributes)
+        elif name in BUILTINS and held.get(name) is BUILTINS[name]:
+            yield Same(BUILTINS[name])
+        else:
+            raise Unsure
 
 
 def _followed(value: Any, attributes: Sequence[str]) -> Any:
-    """What the attributes of a module, one of another, lead to; a fixed value where it is listed.
+    """What the attributes of a module, one of another, lead to.
 
     Attributes of other things are left alone: what these are decides.
     """
@@ -151,11 +217,16 @@ def _followed(value: Any, attributes: Sequence[str]) -> Any:
             break
         if not hasattr(value, attribute):
             raise Unsure
-        module, value = value, getattr(value, attribute)
-        listed = _is_listed(module.__name__) and attribute not in STATEFUL
-        if listed and not isinstance(value, ModuleType):
-            return Same(value)
+        value = getattr(value, attribute)
     return value
+
+
+def _reaches_out(step: dis.Instruction, code: CodeType) -> bool:
+    if step.opname in ("STORE_DEREF", "DELETE_DEREF"):
+        return step.argval in code.co_freevars
+    if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):  # __globals__, __doc__, __dict__, ...
+        return str(step.argval).startswith("__")
+    return step.opname in REACHING_OUT
 
 
 @lru_cache(maxsize=256)
@@ -167,9 +238,7 @@ def _chains(code: CodeType) -> tuple[tuple[str, ...], ...] | None:
     chains: list[tuple[str, ...]] = []
     open_chain = False
     for step in dis.get_instructions(code):
-        if step.opname in REACHING_OUT or (
-            step.opname in ("STORE_DEREF", "DELETE_DEREF") and step.argval in code.co_freevars
-        ):
+        if _reaches_out(step, code):
             return None
         if step.opname == "EXTENDED_ARG":
             continue

@@ -22,7 +22,7 @@ from bayesmix.checks import check_data
 from bayesmix.graph import Axes, Node, ancestors, axes, core, evaluate, unary_map
 from bayesmix.groups import check_groups, group_means
 from bayesmix.linear import of_clusters
-from bayesmix.lookups import lookups
+from bayesmix.lookups import lookups, nesting
 from bayesmix.marginal import marginalize
 from bayesmix.missing import declared, holes_in
 from bayesmix.observed import Found, Part
@@ -38,6 +38,8 @@ SETTINGS = (
     "jax_numpy_dtype_promotion",
     "jax_numpy_rank_promotion",
     "jax_disable_jit",
+    "jax_default_prng_impl",
+    "jax_high_dynamic_range_gumbel",
 )
 
 # Parameters that a distribution computes where it was given one of these instead.
@@ -292,8 +294,9 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
     arguments = read_arguments(args, kwargs)
     key = _key_of(program, arguments)
     with jax.enable_x64(True):
-        if key is not None and key in _kept:
-            mixture = _dressed(_kept[key], program, arguments)
+        kept = None if key is None else _kept.get(key)
+        if kept is not None:
+            mixture = _dressed(kept, program, arguments)
         else:
             mixture = _read_anew(program, arguments)
             if key is not None and not mixture.static_data:
@@ -321,17 +324,16 @@ def _key_of(program: Callable[..., Any], arguments: Arguments) -> Any:
         else lookups(leaf)
         for leaf in arguments.leaves
     )
-    key = lookups(program)
-    if key is None or None in leaves:
+    keys = lookups(program), nesting(arguments.treedef), *leaves
+    if None in keys:
         return None
-    settings = tuple(getattr(jax.config, name) for name in SETTINGS)
-    return key, arguments.treedef, leaves, settings
+    return keys, tuple(getattr(jax.config, name) for name in SETTINGS)
 
 
 def _keep(key: Any, mixture: Mixture) -> None:
     """Keep a mixture's structure; the data go, and the oldest structure where there are many."""
-    if len(_kept) >= KEPT:
-        del _kept[next(iter(_kept))]
+    for oldest in list(_kept)[: max(0, len(_kept) - KEPT + 1)]:
+        _kept.pop(oldest, None)  # another thread may have been faster
     reading = mixture.reading
     _kept[key] = replace(
         mixture,

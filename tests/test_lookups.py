@@ -72,6 +72,32 @@ def that_counts(x):
     mixture(x)
 
 
+def of_an_attribute(x):
+    mixture(x, of_an_attribute.loc)
+
+
+@functools.wraps(jnp.sinc)
+def disguised(x):
+    return x * CENTRE
+
+
+def of_a_disguised_one(x):
+    mixture(x, disguised(1.0))
+
+
+def of_a_namespace(x):
+    mixture(x, mixture.__globals__["CENTRE"])
+
+
+def of_a_patch(x):
+    mixture(x, jnp.sinc(1.0))
+
+
+def of_builtins(x):
+    low = min if isinstance(min, float) else 1.0
+    mixture(x, max if isinstance(max, float) else low)
+
+
 def in_a_closure(loc):
     def program(x):
         mixture(x, loc)
@@ -156,6 +182,84 @@ def test_changes_of_what_is_looked_up_are_seen(monkeypatch):
     assert value(of_a_global) == pytest.approx(expected(1.0), rel=1e-12)
 
 
+@pytest.fixture
+def agrees():
+    """Holds a program's log joint, as it is traced now, against NumPyro's own log density."""
+
+    def check(program, *args):
+        params = {"weights": np.array([0.4, 0.6]), "mean": np.array([-1.0, 1.0])}
+        with jax.enable_x64(True):
+            value = float(bm.log_joint(bm.trace(program, *args), params))
+            expected, _ = numpyro.infer.util.log_density(program, args, {}, params)
+        assert value == pytest.approx(float(expected), rel=1e-12)
+
+    return check
+
+
+@pytest.mark.parametrize("centre", [1.0, 2.0])
+def test_names_and_attributes_are_not_taken_on_trust(monkeypatch, agrees, centre):
+    """What calls itself a library's, or is set in a function, a library or as a builtin."""
+    monkeypatch.setattr(f"{__name__}.CENTRE", centre)
+    monkeypatch.setattr(of_an_attribute, "loc", centre, raising=False)
+    for program in (of_an_attribute, of_a_disguised_one, of_a_namespace, of_a_patch, of_builtins):
+        agrees(program, X)
+    with monkeypatch.context() as patched:
+        patched.setattr(jnp, "sinc", lambda x: x * CENTRE)
+        agrees(of_a_patch, X)
+    for name in ("max", "min"):
+        with monkeypatch.context() as patched:
+            patched.setitem(globals(), name, 5.0 * centre if name == "max" else 7.0)
+            agrees(of_builtins, X)
+    for own in (f"{bm.__name__}.mine", None):
+        names = {"mixture": mixture, "loc": centre, "__name__": own}
+        exec("def program(x): mixture(x, loc)", names)
+        agrees(names["program"], X)
+    names["__builtins__"] = {"sum": lambda _: 3.0 * centre}
+    exec("def program(x): mixture(x, sum((1.0,)))", names)
+    agrees(names["program"], X)
+
+
+def test_arguments_are_told_apart_by_more_than_equality(agrees):
+    def by_name(x, d):
+        (name,) = d
+        mixture(x, 1.0 if isinstance(name, bool) else 2.0 if isinstance(name, int) else 3.0)
+
+    for name in (True, 1, 1.0):
+        agrees(by_name, X, {name: 0})
+
+    holder = [1.0]
+
+    def called(x, f):
+        mixture(x, f())
+
+    for loc in (1.0, 2.0):
+        holder[0] = loc
+        agrees(called, X, jax.tree_util.Partial(lambda: holder[0]))
+        agrees(called, X, lambda: holder[0])
+
+
+def test_a_class_of_the_library_that_is_changed_is_not_relied_on(monkeypatch):
+    assert lookups(mixture) is not None
+    functools.update_wrapper(mixture_like := functools.partial(mixture), dist.Normal)
+    assert mixture_like.__wrapped__ is dist.Normal  # Python has noted its annotations: no change
+    assert lookups(mixture) is not None
+    for name in ("log_prob", "something_new"):
+        with monkeypatch.context() as patched:
+            patched.setattr(dist.Normal, name, lambda self, value: value, raising=False)
+            assert lookups(mixture) is None
+    assert lookups(mixture) is not None
+
+
+def test_keys_of_helpers_that_share_helpers_stay_small():
+    """Twenty layers of two functions that each call both below: a million paths, 40 functions."""
+    names = {"mixture": mixture}
+    lines = ["def f0(): return 1.0", "def g0(): return 1.0"]
+    for i in range(20):
+        lines += [f"def {own}{i + 1}(): return f{i}() * g{i}()" for own in "fg"]
+    exec("\n".join([*lines, "def program(x): mixture(x, f20())"]), names)
+    assert len(repr(lookups(names["program"]))) < 20_000
+
+
 def test_a_helper_that_is_replaced_is_seen(monkeypatch):
     before = bm.trace(of_a_global, X)
 
@@ -205,3 +309,14 @@ def test_what_is_kept_holds_no_data():
         assert kept.value is None
         assert len(kept.arguments.leaves) == 0
         assert all(np.size(array) < x.size for array in kept.reading.data.values())
+
+
+def test_the_oldest_readings_make_room(monkeypatch):
+    """Here for two; nothing goes before that."""
+    monkeypatch.setattr(room, "KEPT", 2)
+    monkeypatch.setattr(room, "_kept", {})
+    readings = [reading_of(in_a_closure(float(loc)), X) for loc in range(3)]
+    assert len(room._kept) == 2
+    assert reading_of(in_a_closure(2.0), X) is readings[2]
+    assert reading_of(in_a_closure(1.0), X) is readings[1]
+    assert reading_of(in_a_closure(0.0), X) is not readings[0]
