@@ -462,6 +462,28 @@ def test_successes_may_be_missing_from_their_trials():
     assert bm.certify(jax.random.key(0), mixture, points=1).passed
 
 
+def test_the_ready_binomial_takes_missing_successes():
+    """Trials of a cell whose successes are not known count neither in the prior nor anywhere."""
+    rng = np.random.default_rng(0)
+    trials = rng.integers(5, 20, (30, 2)).astype(float)
+    x = np.floor(trials * rng.uniform(size=(30, 2)))
+    x[rng.random((30, 2)) < 0.2] = np.nan
+    x[4] = np.nan
+    program, other = bm.models.binomial(2), np.where(np.isnan(x), 1000.0, trials)
+    params = {"weights": np.array([0.4, 0.6]), "probs": np.array([[0.2, 0.5], [0.7, 0.6]])}
+    with x64():
+        values = [
+            float(bm.log_joint(bm.trace(program, *data), params))
+            for data in ((x, trials), (x, other), (np.delete(x, 4, 0), np.delete(trials, 4, 0)))
+        ]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-12)
+    em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), x, trials)
+    assert em.converged
+    assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
+    filled = bm.impute(em)
+    assert ((filled >= 0) & (filled <= trials)).all()
+
+
 @pytest.mark.parametrize("row_id", ["mvn_missing", "explicit_missing"])
 def test_certified_against_the_explicit_marginal(row_id):
     row = BY_ID[row_id]

@@ -85,9 +85,9 @@ Missing values
 Leave them NaN: the cells are integrated out, and the priors are made from the observed ones, each
 column's own; covariances from the correlations of the rows that have both columns, which are all
 divided by one number where they make no semidefinite matrix ("mclust": where they make no definite
-one, the diagonal alone). In `regression` the response may be missing. Not offered for `binomial`,
-nor for `multinomial` and `dirichlet`, whose rows have a fixed sum that a row with a gap does not
-tell.
+one, the diagonal alone). In `regression` the response may be missing. In `binomial` successes
+may be missing, trials not. Not offered for `multinomial` and `dirichlet`, whose rows have a fixed
+sum that a row with a gap does not tell.
 
 The programs take the data as their only argument; a DataFrame will do. They are ordinary functions:
 read them, copy them, change a prior.

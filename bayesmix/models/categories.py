@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from bayesmix.missing import may_have_holes
 from bayesmix.models.inputs import cluster_count, one_of, rows
-from bayesmix.models.summaries import MISSING, size
+from bayesmix.models.summaries import MISSING, size, total
 from bayesmix.vector_mixture import VectorMixture
 
 PRIORS = ("default", "flat")
@@ -56,7 +56,8 @@ def categorical(K: int, *, levels: int | None = None, prior: str = "default") ->
 def binomial(K: int, *, prior: str = "default") -> Program:
     """A mixture of K Binomials: the NumPyro program `program(x, trials)`.
 
-    x : successes, (N,) or (N, D). trials : how many they were counted in, one number or by row.
+    x : successes, (N,) or (N, D), NaN where not known. trials : how many they were counted in, one
+        number or by row.
     prior : "default", probs ~ Beta(1 + m, 2 - m) with m = (Σ x + 1/2) / (Σ trials + 1) the column's
         share of successes: one added trial per cluster and column. "flat", Beta(1, 1).
 
@@ -110,7 +111,8 @@ def _binomial(K: int, prior: str) -> Program:
         """A mixture of Binomials; weights ~ Dirichlet, probs ~ Beta(1 + m, 2 - m)."""
         x = rows(x)
         n = jnp.broadcast_to(jnp.asarray(trials, x.dtype), x.shape)
-        share = (x.sum(0) + 0.5) / (n.sum(0) + 1) if prior == "default" else jnp.zeros(x.shape[1:])
+        tried = total(jnp.where(jnp.isnan(x), x, n))  # in the cells whose successes are known
+        share = (total(x) + 0.5) / (tried + 1) if prior == "default" else jnp.zeros(x.shape[1:])
         b = 2 - share if prior == "default" else jnp.ones_like(share)
         own = dist.Beta(1 + share, b)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION[prior])))
@@ -120,7 +122,7 @@ def _binomial(K: int, prior: str) -> Program:
             parts = dist.Binomial(n[:, None], probs)
             components = parts.to_event(1) if x.ndim > 1 else parts
             mixture = VectorMixture(dist.Categorical(probs=weights), components)
-            numpyro.sample("x", mixture, obs=x)
+            numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = f"binomial_{prior}"
     return program
