@@ -41,6 +41,24 @@ class Arguments:
         ]
         return jax.tree.unflatten(self.treedef, leaves)
 
+    def same_as(self, other: "Arguments") -> bool:
+        """Whether the other arguments are these: static ones, data, names and devices."""
+        names = (self.treedef, self.columns, self.mesh) == (
+            other.treedef,
+            other.columns,
+            other.mesh,
+        )
+        pairs = [*zip(self.leaves, other.leaves, strict=False), (self.index, other.index)]
+        return names and all(_same(a, b) for a, b in pairs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        floats = a.dtype.kind == b.dtype.kind == "f"
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=floats)
+    plain = not isinstance(a, np.ndarray | Blocks) and not isinstance(b, np.ndarray | Blocks)
+    return a is b or (plain and type(a) is type(b) and bool(a == b))
+
 
 def read_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """Arguments of a program as plain arrays and static values.

@@ -13,8 +13,9 @@ import numpy as np
 
 from bayesmix.coordinates import from_free, unraveller
 from bayesmix.curvature import SMALLEST, Bend, bend_at, evaluate, free_vector
-from bayesmix.density import data_of, density_of
+from bayesmix.density import cached, data_of, density_of
 from bayesmix.program import Mixture, Params
+from bayesmix.saved import digest
 
 NEWTON_STEPS = 50
 HALVINGS = 30
@@ -67,8 +68,12 @@ def log_evidence(mixture: Mixture, params: Params) -> Evidence:
 
 
 def geometry_at(mixture: Mixture, params: Params) -> Geometry | None:
-    """The unconstrained mode near ``params``; None where there is no proper maximum. Needs x64."""
-    return climb(mixture, params)[0]
+    """The unconstrained mode near ``params``; None where there is no proper maximum. Needs x64.
+
+    Climbed to once per mixture and params.
+    """
+    name = f"geometry at {digest(*(np.asarray(params[site], float) for site in mixture.sites))}"
+    return cached(mixture, name, lambda: climb(mixture, params)[0])
 
 
 def climb(mixture: Mixture, params: Params) -> tuple[Geometry | None, str]:

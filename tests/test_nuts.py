@@ -5,7 +5,9 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from programs import BY_ID, Y
 from scipy.special import logsumexp
@@ -44,6 +46,36 @@ def test_the_same_key_gives_the_same_draws():
     for name, value in nuts().samples.items():
         np.testing.assert_array_equal(again.samples[name], value)
     assert not np.array_equal(nuts(seed=2).samples["loc"], nuts().samples["loc"])
+
+
+def shifted(x, by):
+    """Two Normals around a number from outside, and a covariate that is no data of the mixture."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("cluster", 2):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 5.0))
+    with numpyro.plate("obs_id", len(x)):
+        mixing, parts = dist.Categorical(probs=weights), dist.Normal(loc + by.mean(), 1.0)
+        numpyro.sample("x", dist.MixtureSameFamily(mixing, parts), obs=x)
+
+
+def test_the_mixture_of_the_start_is_used_only_where_it_is_the_same():
+    """Then its rows and its modes' curvatures are not made again; another covariate is another."""
+    x, by = Y, np.zeros(3)
+    known = bm.EM(shifted, restarts=1, progress_bar=False).run(jax.random.key(0), x, by)
+    run = bm.NUTS(shifted, chains=1, draws=4, progress_bar=False).run
+    again = run(jax.random.key(0), x, by.copy(), start=known)
+    assert again.mixture is known.mixture
+    other = run(jax.random.key(0), x, by + 1.0, start=known)
+    assert other.mixture is not known.mixture
+    named = run(jax.random.key(0), pd.Series(x, name="height"), by, start=known)
+    assert named.mixture.columns == ("height",)
+
+    free = lambda x: shifted(x, offset)  # noqa: E731
+    offset = np.zeros(3)
+    known = bm.EM(free, restarts=1, progress_bar=False).run(jax.random.key(0), x)
+    offset += 1.0  # unseen: such programs are read anew
+    with pytest.raises(ValueError, match="another program"):
+        bm.NUTS(free, chains=1, draws=4).run(jax.random.key(0), x, start=known)
 
 
 def test_the_start_policy_is_told():
