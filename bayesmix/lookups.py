@@ -6,7 +6,7 @@ only where everything looked up is known never to change by itself: numbers and 
 value, functions by their code and what they look up in turn, and the things that the numerical
 libraries on a list held when they were imported. Arrays, containers, objects, imports, writes to
 what is outside and anything unknown give None. What these libraries do inside is taken for granted,
-but classes that are named have to be as they were.
+but what is named, and a class's bases, must have the attributes that it had.
 """
 
 import builtins
@@ -79,13 +79,17 @@ def _is_listed(module: str) -> bool:
     return any(f"{module}.".startswith(f"{each}.") for each in LIBRARIES)
 
 
+def _holders(value: Any) -> tuple[Any, ...]:
+    """What holds the attributes of a function, a class or a constraint."""
+    if isinstance(value, type):
+        return value.__mro__
+    return (value,) if hasattr(value, "__dict__") else ()
+
+
 # As they are when bayesmix is imported: what takes their place later is another thing.
 LIBRARY = _library()
-CLASSES = {
-    each: tuple(vars(each).values())
-    for value in LIBRARY.values()
-    if isinstance(value, type)
-    for each in value.__mro__
+ATTRIBUTES = {
+    id(each): tuple(vars(each).values()) for value in LIBRARY.values() for each in _holders(value)
 }
 
 
@@ -144,7 +148,7 @@ def _key(value: Any, seen: list[FunctionType]) -> Any:
     if kind is partial:
         parts = (value.func, value.args, *_attributes(value.keywords), *_attributes(vars(value)))
         return kind, _key(parts, seen)
-    if id(value) in LIBRARY and not (isinstance(value, type) and _is_changed(value)):
+    if id(value) in LIBRARY and not _is_changed(value):
         return Same(value)
     if kind is FunctionType:
         return _function_key(value, seen)
@@ -155,10 +159,10 @@ def _attributes(named: dict[str, Any] | None) -> tuple[Any, ...]:
     return (None,) if named is None else (len(named), *named.items())
 
 
-def _is_changed(kind: type) -> bool:
-    """Whether something was set in a class of the library, or deleted, since it was imported."""
-    for each in kind.__mro__:
-        before, now = CLASSES[each], vars(each)
+def _is_changed(value: Any) -> bool:
+    """Whether an attribute of a thing of the library was set or deleted since it was imported."""
+    for each in _holders(value):
+        before, now = ATTRIBUTES[id(each)], vars(each)
         added = [name for name in islice(now, len(before), None) if name not in UNASKED]
         if added or len(now) < len(before) or not all(map(is_, now.values(), before)):
             return True

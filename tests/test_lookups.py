@@ -238,7 +238,7 @@ def test_arguments_are_told_apart_by_more_than_equality(agrees):
         agrees(called, X, lambda: holder[0])
 
 
-def test_a_class_of_the_library_that_is_changed_is_not_relied_on(monkeypatch):
+def test_what_of_the_library_is_changed_is_not_relied_on(monkeypatch):
     assert lookups(mixture) is not None
     functools.update_wrapper(mixture_like := functools.partial(mixture), dist.Normal)
     assert mixture_like.__wrapped__ is dist.Normal  # Python has noted its annotations: no change
@@ -247,7 +247,10 @@ def test_a_class_of_the_library_that_is_changed_is_not_relied_on(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(dist.Normal, name, lambda self, value: value, raising=False)
             assert lookups(mixture) is None
+    assert lookups(of_a_patch) is not None
+    monkeypatch.setattr(jnp.sinc, "loc", 1.0, raising=False)
     assert lookups(mixture) is not None
+    assert lookups(of_a_patch) is None
 
 
 def test_keys_of_helpers_that_share_helpers_stay_small():
