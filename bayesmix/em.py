@@ -266,7 +266,7 @@ def _size(x: np.ndarray) -> float:
     huge nor tiny, the range of some rows.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        some = float(np.ptp(x[:1000], 0).max())
+        some = float(np.ptp(x[:1000].astype(float), 0).max())
         if some > 1e-140 and x.min() > -1e149 and x.max() < 1e149:  # NaN is neither
             return some
         middle = (np.nanmean if np.isnan(x).any() else np.mean)(x, 0, np.float64)

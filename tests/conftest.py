@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,10 @@ if version("jaxlib").startswith("0.10."):
 
 import jax
 import pytest
+
+# A suite that was started in the background ignores Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 compilations = []
 jax.monitoring.register_event_duration_secs_listener(
