@@ -201,7 +201,7 @@ def _globals(function: FunctionType) -> Iterator[Any]:
     chains = _chains(function.__code__)
     if chains is None:
         raise Unsure
-    held = function.__builtins__  # type: ignore[attr-defined]
+    held = function.__builtins__
     for name, *attributes in chains:
         if name in function.__globals__:
             yield _followed(function.__globals__[name], attributes)
