@@ -42,6 +42,12 @@ NEEDS_VALUES = (
     jax.errors.TracerBoolConversionError,
 )
 
+AGREEING = "components and weights must agree on K, plates and data on the rows"
+BRANCHING = (
+    "a Python `if` cannot branch on an assignment, which has every value at once: write "
+    "jnp.where(z == 0, a, b), or loc[z]"
+)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -216,9 +222,10 @@ def _raised_here(error: BaseException) -> bool:
 def _program_message(error: Exception, met: list[tuple[str, tuple[int, ...]]]) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     shapes = ", ".join(f"{name!r} {shape}" for name, shape in met) or "none"
+    advice = BRANCHING if "truth value" in text else AGREEING
     return (
         f"the program could not be run on these data: {text} (latent sites so far, with shapes: "
-        f"{shapes}; components and weights must agree on K, plates and data on the rows)"
+        f"{shapes}; {advice})"
     )
 
 

@@ -413,6 +413,13 @@ def _without_index(x):
         numpyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
 
 
+def _branching(x):
+    weights, loc = _base()
+    with numpyro.plate("obs_id", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(loc[0] if z == 0 else loc[1], 1.0), obs=x)
+
+
 def _answers(x):
     weights, _ = _base()
     probs = numpyro.sample("probs", dist.Dirichlet(jnp.ones((2, 3))).to_event(1))
@@ -442,6 +449,7 @@ REFUSED = [
     ("mask on one", _masked_apart, Y, ["'z'", "handlers.mask"]),
     ("a mixture beside it", _and_a_mixture, Y, ["'z'", "'y'"]),
     ("groups without an index", _without_index, Y, ["(40,)", "(3,)", "plates"]),
+    ("a Python if", _branching, Y, ["Python `if`", "jnp.where(z == 0, a, b)"]),
     ("a negative code", _answers, np.array([0, 1, -1, 2]), ["'answer'", "row 2", "-1"]),
     ("an unknown code", _answers, np.array([0, 1, 2, 3]), ["'answer'", "row 3", "3"]),
     ("a label out of range", _labels(THREE), Y, ["'z'", "row 8", "3", "0 to 1"]),
