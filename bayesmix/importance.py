@@ -97,6 +97,17 @@ def smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
     return log_weights - logsumexp(log_weights), float(k_hat)
 
 
+def tied_tail(log_ratio: np.ndarray) -> np.ndarray:
+    """Whether the largest of the ratios (..., S) are all one value, as of a chain that stood still.
+
+    No Pareto distribution fits such a tail. Its length is that of Vehtari et al. (2024).
+    """
+    count = log_ratio.shape[-1]
+    tail = max(1, int(np.ceil(min(0.2 * count, 3 * np.sqrt(count)))))
+    largest = np.partition(log_ratio, count - tail, axis=-1)[..., count - tail :]
+    return np.asarray(np.ptp(largest, axis=-1) == 0)
+
+
 def bound(draws: int) -> float:
     """The largest k-hat at which this many draws can be trusted."""
     return min(1 - 1 / np.log10(max(draws, 11)), 0.7)

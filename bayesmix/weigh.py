@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from bayesmix.draws import evaluate_draws
-from bayesmix.importance import by_cluster, cheapest, costs
+from bayesmix.importance import by_cluster, cheapest, costs, tied_tail
 from bayesmix.program import Mixture
 from bayesmix.symmetry import exchangeable
 
@@ -206,16 +206,24 @@ def _laplace(em: Any, places: _Places) -> np.ndarray | None:
 
 def _stacked(nuts: Any) -> np.ndarray:
     """Stacking weights of the chains, (chain,), from at most ROWS rows spread over the data."""
-    from arviz_stats.base import array_stats
-
     pointwise = evaluate_draws(nuts.mixture, nuts.samples)["log_likelihood"]
     flat = pointwise.reshape(*pointwise.shape[:2], -1)
     flat = flat[..., :: max(1, -(-flat.shape[-1] // ROWS))]
-    elpd = np.empty((flat.shape[2], flat.shape[0]))
-    for chain, draws in enumerate(flat):
-        log_weights, _ = array_stats.psislw(draws.T)
-        elpd[:, chain] = logsumexp(log_weights + draws.T, axis=-1) - logsumexp(log_weights, axis=-1)
-    return stack(elpd)
+    return stack(np.stack([_left_out(draws.T) for draws in flat], axis=1))
+
+
+def _left_out(log_density: np.ndarray) -> np.ndarray:
+    """Log density of each row by the chain without it, (N,), of log densities (N, S), by PSIS.
+
+    Rows whose largest ratios are one value (a chain that stood still) are left unsmoothed.
+    """
+    from arviz_stats.base import array_stats
+
+    log_weights = -log_density
+    varied = ~tied_tail(log_weights)
+    if varied.any():
+        log_weights[varied] = array_stats.psislw(log_density[varied])[0]
+    return logsumexp(log_weights + log_density, axis=-1) - logsumexp(log_weights, axis=-1)
 
 
 def stack(elpd: np.ndarray) -> np.ndarray:

@@ -198,6 +198,10 @@ def test_what_cannot_be_compared_is_refused_in_words(x, trees, ems):
     broken["log_likelihood"]["x"][0, 0, 7] = -np.inf
     with pytest.raises(ValueError, match=r"'b' is not finite \(first at row 7\)"):
         bm.compare({"a": tree, "b": broken})
+    still = tree.copy(deep=True)
+    still["log_likelihood"]["x"][0] = -9.0
+    with pytest.raises(ValueError, match=r"a chain of 'b' stands still \(row 0"):
+        bm.compare({"a": tree, "b": still})
 
 
 def test_a_tree_from_a_file_compares_as_its_result(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from arviz_stats.base import array_stats
 from oracles import Z
 from scipy import stats
 from scipy.optimize import minimize
@@ -16,7 +17,7 @@ from scipy.spatial import cKDTree
 
 import bayesmix as bm
 from bayesmix.nuts.starts import starts_of
-from bayesmix.weigh import ModeWeights, stack
+from bayesmix.weigh import ModeWeights, _left_out, stack
 
 X = np.array([-4.3, -4.1, -3.9, -3.6, 3.7, 4.0, 4.2])
 CENTRES = np.array([-0.2, 0.2])
@@ -149,6 +150,20 @@ def test_chains_that_started_at_particles_know_their_smc():
 def test_a_start_from_other_data_is_refused():
     with pytest.raises(ValueError, match="SMCResult of another program or other data"):
         bm.NUTS(two_ways, progress_bar=False).run(jax.random.key(0), X + 1.0, start=smc())
+
+
+def test_a_chain_that_stands_still_has_densities_too():
+    """No Pareto tail fits one value: such rows keep the harmonic mean, the others are PSIS."""
+    log_density = np.random.default_rng(0).normal(size=(3, 1000))
+    log_density[0] = -2.0
+    log_density[1, :300] = -9.0
+    found = _left_out(log_density)
+    assert found[0] == pytest.approx(-2.0)
+    harmonic = -np.log(np.mean(np.exp(-log_density[1])))
+    assert found[1] == pytest.approx(harmonic)
+    weights, _ = array_stats.psislw(log_density[2])
+    psis = np.average(np.exp(log_density[2]), weights=np.exp(weights))
+    assert found[2] == pytest.approx(np.log(psis))
 
 
 def test_stacking_is_the_optimum():

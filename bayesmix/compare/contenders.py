@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Contender:
     name: str
     result: Any
     answers: tuple[str, ...]
-    given: bool = field(default=False)  # as a DataTree
+    given: bool = False  # as a DataTree
 
     @cached_property
     def tree(self) -> xarray.DataTree:

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from bayesmix.compare.contenders import Contender, common
 from bayesmix.diagnose.numbers import summary
-from bayesmix.importance import bound
+from bayesmix.importance import bound, tied_tail
 from bayesmix.relabel.tree import dataset
 from bayesmix.weigh import stack
 
@@ -107,7 +107,14 @@ def _pointwise(contender: Contender) -> np.ndarray:
             f"the log likelihood of {contender.name!r} is not finite (first at row {row}): "
             "leave-one-out needs a density of every row in every draw"
         )
-    return values.reshape(*values.shape[:2], -1)
+    values = values.reshape(*values.shape[:2], -1)
+    still = tied_tail(-values.reshape(-1, values.shape[-1]).T)
+    if still.any():
+        raise ValueError(
+            f"a chain of {contender.name!r} stands still (row {int(still.argmax())} has one "
+            "density in all draws that fit it worst): leave-one-out needs draws that move"
+        )
+    return values
 
 
 def _efficiency(tree: Any, log_likelihood: np.ndarray) -> float:
