@@ -18,6 +18,7 @@ STYLE = """<style>
 .bm-sheet th,.bm-sheet td{padding:.12em .7em;border:0;background:none;vertical-align:top}
 .bm-sheet th{font-weight:600;border-bottom:1px solid rgba(128,128,128,.45)}
 .bm-sheet th:first-child,.bm-sheet td:first-child{padding-left:0}
+.bm-sheet td:not(:last-child){white-space:nowrap}
 .bm-sheet .bm-l{text-align:left}.bm-sheet .bm-r{text-align:right}
 .bm-sheet tbody tr:nth-child(even){background:rgba(128,128,128,.07)}
 </style>"""

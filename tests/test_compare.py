@@ -218,8 +218,9 @@ def test_a_tree_from_a_file_compares_as_its_result(tmp_path):
 
 def test_it_is_shown_as_text_and_as_html(trees):
     found = bm.compare(trees)
-    assert repr(found).splitlines()[0].split()[:2] == ["clusters", "elpd"]
-    assert found.verdict in repr(found)
+    assert repr(found).splitlines()[2].split()[:2] == ["clusters", "elpd"]
+    assert f"{found.table['elpd'].iloc[0]:.1f}" in repr(found)
+    assert found.verdict in " ".join(repr(found).split())  # lines are wrapped
     page = found._repr_html_()
     assert "<table" in page
     assert "predicts left-out rows best" in page

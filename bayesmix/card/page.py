@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bayesmix.card import Card
 
 STYLE = """<style>
-.bm-card{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:60em;margin:.5em 0;
+.bm-card{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:72em;margin:.5em 0;
  padding:1em 1.25em;border:1px solid rgba(128,128,128,.35);border-radius:8px}
 .bm-card h3{margin:0;font-size:1.15em}.bm-card h4{margin:1.3em 0 .3em;font-size:1em}
 .bm-card .bm-sub{opacity:.75;margin:.15em 0}.bm-card .bm-sub b{display:inline-block;width:6em}

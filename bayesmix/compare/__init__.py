@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bayesmix.compare import words
 from bayesmix.compare.contenders import read
 from bayesmix.compare.tables import shown, table_of
+from bayesmix.sheet import Sheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,16 +52,15 @@ class Comparison:
         """The table."""
         return self.table
 
+    def _sheet(self) -> Sheet:
+        findings = (f"- {finding}" for finding in self.findings)
+        return Sheet(("The best first", shown(self.table), self.verdict, *findings))
+
     def __repr__(self) -> str:
-        lines = [shown(self.table).to_string(), "", self.verdict]
-        return "\n".join([*lines, *(f"- {finding}" for finding in self.findings)])
+        return str(self._sheet())
 
     def _repr_html_(self) -> str:
-        import html
-
-        items = "".join(f"<li>{html.escape(finding)}</li>" for finding in self.findings)
-        table = shown(self.table).to_html(border=0)
-        return f"{table}<p><b>{html.escape(self.verdict)}</b></p><ul>{items}</ul>"
+        return self._sheet().markup()
 
 
 def compare(results: Mapping[str, Any]) -> Comparison:

@@ -13,6 +13,7 @@ from bayesmix.compare.contenders import Contender, common
 from bayesmix.diagnose.numbers import summary
 from bayesmix.importance import bound, tied_tail
 from bayesmix.relabel.tree import dataset
+from bayesmix.sheet import Table
 from bayesmix.weigh import stack
 
 if TYPE_CHECKING:
@@ -41,15 +42,15 @@ def table_of(contenders: Sequence[Contender]) -> tuple[str, pd.DataFrame]:
     return by, pd.concat(parts, axis=1).iloc[best_first]
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text, each column with the decimals it deserves."""
+def shown(table: pd.DataFrame) -> Table:
+    """The table as cells of text, each column with the decimals it deserves."""
 
     def cell(value: Any, digits: int) -> str:
-        return "–" if value != value else f"{value:.{digits}f}"
+        return "–" if value is None or value != value else f"{value:.{digits}f}"
 
-    digits = {name: DIGITS[name] for name in table if name in DIGITS}
-    text = {name: [cell(value, d) for value in table[name]] for name, d in digits.items()}
-    return table.assign(**text).rename_axis(None)
+    columns = [[cell(value, DIGITS.get(name, 0)) for value in table[name]] for name in table]
+    rows = tuple(zip(map(str, table.index), *columns, strict=True))
+    return Table(("", *table.columns), rows, "l" + "r" * len(columns))
 
 
 def _predictions(contenders: Sequence[Contender], index: Any) -> pd.DataFrame:
