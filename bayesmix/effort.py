@@ -12,6 +12,8 @@ import jax
 import jaxlib
 import numpy as np
 
+from bayesmix.device import platform
+
 LITTLE = 2048  # cells (rows x columns) up to which compiling is what a fit costs
 # Cells up to which code for several points at once, made with options SAMPLE, costs less than it
 # saves: it is about a tenth slower then. For one point at a time it takes twice as long.
@@ -39,7 +41,7 @@ def compiled(
 
     effort : compiler options for no more than LITTLE cells, moderate : for no more than MODERATE.
     cells : the number of cells of the data, from the function's own arguments. What is decorated is
-    for calls from outside of other compiled code.
+    for calls from outside of other compiled code. For accelerators all is always done.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +53,7 @@ def compiled(
         @wraps(function)
         def call(*args: Any) -> Any:
             size = cells(*args)
-            if size > MODERATE:
+            if size > MODERATE or platform() != "cpu":
                 return thorough(*args)
             return (quick if size <= LITTLE else between)(*args)
 

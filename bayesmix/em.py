@@ -29,6 +29,7 @@ from bayesmix.density import (
     log_density,
 )
 from bayesmix.density.arithmetic import ROUNDING
+from bayesmix.device import arithmetic
 from bayesmix.engine import (
     CONVERGED,
     DEGENERATE,
@@ -131,7 +132,7 @@ class EM:
         check_gaps(mixture)
         if init_params is not None and init_resp is not None:
             raise ValueError("give init_params or init_resp, not both")
-        with jax.enable_x64(self.dtype == "float64" or has_family(mixture)):
+        with arithmetic(self.dtype, wide=has_family(mixture)):
             _check_size(mixture)
             if self.bins is not None:
                 check_bins(mixture)

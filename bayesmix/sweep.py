@@ -26,11 +26,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bayesmix.arguments import on_host
 from bayesmix.blocks import Blocks
+from bayesmix.device import on_cpu, platform
 from bayesmix.families import Family, Linear, kernel, linear
 from bayesmix.families.partial import patterned, patterned_columns
 from bayesmix.merge import Merged
 
-CACHED = 2**17  # bytes of scores and features of one chunk: what the second-level cache holds
+# Bytes of scores and features of one chunk: what the second-level cache holds. An accelerator has
+# thousands of cores to keep busy, and memory that is fast throughout.
+CACHED, BUSY = 2**17, 2**26
 SHORTEST, LONGEST = 256, 4096
 CHUNK_COST = 64  # what one more chunk costs, in rows
 FOLDS = {"float64": 4, "float32": 3}  # products of 16 numbers up to 1e19, of 8 up to 5e4
@@ -70,10 +73,17 @@ class Rows(NamedTuple):
     plain: tuple[()] | None = None
 
 
-def rows_of(x: np.ndarray, weights: np.ndarray | None, family: Family, K: int, dtype: str) -> Rows:
+def rows_of(
+    x: np.ndarray,
+    weights: np.ndarray | None,
+    family: Family,
+    K: int,
+    dtype: str,
+    devices: int = 1,
+) -> Rows:
     """Lay observed values (N, D) out for the sweep; padding rows have weight 0.
 
-    NaN cells stay NaN, which the family knows how to read.
+    NaN cells stay NaN, which the family knows how to read. Each of ``devices`` gets a chunk.
     """
     N = len(x)
     w = np.ones(N) if weights is None else np.asarray(weights, np.float64)
@@ -82,7 +92,8 @@ def rows_of(x: np.ndarray, weights: np.ndarray | None, family: Family, K: int, d
     shift, scale = _centre(x[some], w[some], family)
     if patterned(family):
         return _by_pattern(x, w, shift, scale, family, K, dtype)
-    size = min(chunk_rows(family, x.shape[1], K, dtype), -(-N // LANES) * LANES)
+    share = -(-N // (devices * LANES)) * LANES
+    size = min(chunk_rows(family, x.shape[1], K, dtype), share)
     chunks = max(1, -(-N // size))
     z = np.zeros((chunks, x.shape[1], size), dtype)
     for number in range(chunks):
@@ -188,8 +199,13 @@ class Streamed:
         self.shape = (-(-len(blocks) // size), int(np.prod(blocks.shape[1:])), size)
 
 
+@on_cpu()
 def streamed_rows(blocks: Blocks, family: Family, K: int, dtype: str, tied: bool) -> Rows:
-    """The rows of Blocks; what needs all of them is gathered in one pass, or two if ``tied``."""
+    """The rows of Blocks; what needs all of them is gathered in one pass, or two if ``tied``.
+
+    Blocks are added up on the host, where they are read: on an accelerator, the compiled code that
+    asks for a block would hold up the code that adds it up.
+    """
     shift, variance, low, high = moments(blocks)
     if family.location_scale:
         spread = _spread(np.sqrt(variance), family)
@@ -231,10 +247,11 @@ def largest(z: Any) -> Any:
 
 
 def chunk_rows(family: Family, D: int, K: int, dtype: str) -> int:
-    """Rows whose scores and features fill ``CACHED`` bytes, a power of 2 within limits."""
-    F = count_statistics(family, D)
-    fitting = CACHED // ((K + F) * np.dtype(dtype).itemsize)
-    return int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
+    """Rows whose scores and features fill the cache, a power of 2 within limits; or many."""
+    row = (K + count_statistics(family, D)) * np.dtype(dtype).itemsize
+    if platform() != "cpu":
+        return int(max(1 << ((BUSY // row).bit_length() - 1), SHORTEST))
+    return int(np.clip(1 << max((CACHED // row).bit_length() - 1, 0), SHORTEST, LONGEST))
 
 
 @cache
@@ -398,7 +415,7 @@ def _streamed(by: Any, full: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Arra
     def read(given: Any) -> np.ndarray:
         coefficients = np.asarray(given).view(dtype).reshape(K, F)
         sums = np.zeros(1 + K * F, dtype)
-        with jax.enable_x64(dtype == np.float64):
+        with on_cpu(), jax.enable_x64(dtype == np.float64):
             for block in stream.blocks:
                 laid_out = _laid_out(stream, block)
                 sums += np.asarray(_block(by, coefficients, laid_out))

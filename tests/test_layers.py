@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bayesmix"
 ROOMS = (
     "sheet",
     "blocks",
+    "device",
     "effort",
     "graph",
     "linear",

@@ -66,9 +66,10 @@ def prepare(density: Density, mixture: Mixture, dtype: str) -> Data:
         if merged is not None:
             rows = merged_rows(merged, density.family, density.K, dtype)
         else:
-            rows = rows_of(*columns_of(mixture), density.family, density.K, dtype)
-            if spread_out(mixture):
-                rows = sharded(rows, mixture.arguments.mesh)
+            mesh = mixture.arguments.mesh if spread_out(mixture) else None
+            devices = 1 if mesh is None else mesh.size
+            rows = rows_of(*columns_of(mixture), density.family, density.K, dtype, devices)
+            rows = rows if mesh is None else sharded(rows, mesh)
     source = tuple(sorted(mixture.reading.data))
     arrays = [mixture.reading.data[number] for number in source]
     frame = line_columns(mixture)[1] if isinstance(density.family, Lines) else None

@@ -15,6 +15,7 @@ from numpyro.infer.util import ParamInfo
 from bayesmix import coordinates
 from bayesmix.coordinates import free_log_density
 from bayesmix.density import Data, Density
+from bayesmix.device import platform
 from bayesmix.effort import SAMPLE, cells_of, compiled
 from bayesmix.sweep import CACHED
 
@@ -82,7 +83,7 @@ def side_by_side(density: Density, data: Data, chains: int, waiting: bool) -> bo
     chunk of rows stay in the cache, or nearly so; and with ``waiting``, chains that share wait for
     the longest trajectory. (CPU; accelerators have no such cache and take all at once.)
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return True
     rows = data.rows.z.shape[-1] if density.family else cells_of(data)
     return bool(rows * density.K * chains * 8 <= (2 if waiting else 4) * CACHED)

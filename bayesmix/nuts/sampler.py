@@ -13,6 +13,7 @@ from numpyro.infer.util import ParamInfo
 from bayesmix.checks import check_gaps
 from bayesmix.curvature import evaluate
 from bayesmix.density import check_bins, data_of, density_of, on_bins
+from bayesmix.device import arithmetic
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
@@ -114,7 +115,7 @@ class NUTS:
         known = start if isinstance(start, EMResult | SMCResult) else None
         made = record.once("start", lambda: starts_of(seen, known, key, self.chains).arrays())
         starts = Starts.of(made)
-        with jax.enable_x64(self.dtype == "float64"):
+        with arithmetic(self.dtype):
             draws, moves, said = self._sample(key, seen, starts, record)
         samples, stats = (record.draws(kind, draws) for kind in ("sites", "stats"))
         said += divergences(mixture, samples, stats["diverging"])

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm.auto import tqdm
 
 from bayesmix.arguments import seed_of
 from bayesmix.blocks import Blocks
+from bayesmix.device import arithmetic
 from bayesmix.draws import systematic
 from bayesmix.laplace import refuse_improper
 from bayesmix.program import Mixture, trace
@@ -61,7 +61,7 @@ class SMC:
         if isinstance(mixture.value, Blocks):
             raise ValueError("SMC moves many particles over rows that are held: give an array")
         rng = np.random.default_rng(seed)
-        with jax.enable_x64(self.dtype == "float64"):
+        with arithmetic(self.dtype):
             problem, first = begin(mixture, key, self._particles(mixture))
             stages = [first, *_shown(problem, first, rng, self.progress_bar)]
             state = stages[-1]

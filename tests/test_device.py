@@ -1,0 +1,67 @@
+"""What accelerators need, as far as a CPU can tell: layout of the rows, precision of products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import ROUNDING
+
+from bayesmix import device, effort, sweep
+from bayesmix.families.mvn import MultivariateNormal
+
+FAMILY = MultivariateNormal()
+
+
+def laid_out(monkeypatch, where, devices=1):
+    monkeypatch.setattr(sweep, "platform", lambda: where)
+    x = np.random.default_rng(0).normal(size=(30_000, 3))
+    return sweep.rows_of(x, None, FAMILY, 4, "float64", devices)
+
+
+def test_platform_follows_the_default_device():
+    assert device.platform() == jax.default_backend()
+    with jax.default_device("cpu"):
+        assert device.platform() == "cpu"
+    with device.on_cpu():
+        assert device.platform() == "cpu"
+
+
+def test_accelerators_take_many_rows_at_a_time(monkeypatch):
+    """All of them where they are few, and the same sums."""
+    cpu, gpu = (laid_out(monkeypatch, where) for where in ("cpu", "gpu"))
+    assert len(cpu.z) > 1
+    assert len(gpu.z) == 1
+    rng = np.random.default_rng(1)
+    F = sweep.count_statistics(FAMILY, 3) - 1
+    with jax.enable_x64(True):
+        eta, offset = jnp.asarray(rng.normal(size=(4, F))), jnp.asarray(rng.normal(size=4))
+        one, other = (sweep.scan_rows(FAMILY, eta, offset, rows) for rows in (cpu, gpu))
+    for ours, expected in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=ROUNDING)
+
+
+def test_every_device_has_rows(monkeypatch):
+    rows = laid_out(monkeypatch, "gpu", devices=4)
+    assert len(rows.z) >= 4
+    assert (rows.weights.sum(1) > 0).all()
+
+
+def test_accelerators_compile_with_all_optimisations(monkeypatch):
+    """The options that shorten compiling are the CPU compiler's."""
+    options = {"xla_cpu_of_another_compiler": True}
+    code = effort.compiled(lambda x: x.size, static=(), effort=options)(lambda x: x + 1)
+    with pytest.raises(Exception, match="xla_cpu_of_another_compiler"):
+        code(np.ones(3))
+    monkeypatch.setattr(effort, "platform", lambda: "gpu")
+    assert (code(np.ones(3)) == 2).all()
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "HIGHEST"), ("float64", "DEFAULT")])
+def test_products_of_single_precision_keep_it(dtype, precision):
+    """The text of the code says so; a CPU keeps it anyway."""
+    with device.arithmetic(dtype):
+        x = jnp.ones((2, 2))
+        assert x.dtype == dtype
+        assert precision in jax.jit(jnp.matmul).lower(x, x).as_text()
+    with device.arithmetic("float32", wide=True):
+        assert jnp.ones(2).dtype == "float64"
