@@ -33,7 +33,7 @@ from bayesmix.merge import Merged
 
 # Bytes of scores and features of one chunk: what the second-level cache holds. An accelerator has
 # thousands of cores to keep busy, and memory that is fast throughout.
-CACHED, BUSY = 2**17, 2**26
+CACHED, BUSY = 2**17, 2**29
 SHORTEST, LONGEST = 256, 4096
 CHUNK_COST = 64  # what one more chunk costs, in rows
 FOLDS = {"float64": 4, "float32": 3}  # products of 16 numbers up to 1e19, of 8 up to 5e4
