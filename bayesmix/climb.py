@@ -34,6 +34,11 @@ NOWHERE = Checkpoint()
 NOTED = 16  # quasi-Newton moves between two notes in a checkpoint; each break costs a pass
 
 
+def work_of(mixture: Mixture, rows: int) -> int:
+    """A measure of the cost of one pass over so many rows: rows x columns x clusters."""
+    return rows * mixture.K * max(1, int(np.prod(mixture.event_shape)))
+
+
 class Run(NamedTuple):
     """Where one run ended: its mode, the flat params, why, the log joint after each E-step.
 
@@ -114,7 +119,7 @@ class Climber:
     @property
     def work(self) -> int:
         """A measure of the cost of one pass over the data."""
-        return self.mixture.N * self.mixture.K * max(1, int(np.prod(self.mixture.event_shape)))
+        return work_of(self.mixture, self.mixture.N)
 
     @property
     def patience(self) -> int:

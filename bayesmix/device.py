@@ -1,13 +1,19 @@
 """Where compiled code runs, and in what precision.
 
-JAX's own settings decide: the default backend, or ``jax.default_device``. What is best differs:
-a CPU wants rows in pieces that stay in its cache, an accelerator in pieces that keep it busy.
+``jax.default_device`` decides. Where nobody set it, little data stay on the CPU of a machine that
+has an accelerator: a pass over them ends there before an accelerator has begun. What is best
+differs: a CPU wants rows in pieces that stay in its cache, an accelerator pieces to be busy with.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
+
+# Rows x columns x clusters of a pass up to which the CPU is the faster. An H200 takes at least 0.1
+# ms for an EM step, however small; one core 0.14 ms for 1e5 of them, 4.4 ms for 6e6.
+LITTLE = 2**18
 
 
 def platform() -> str:
@@ -39,3 +45,22 @@ def on_cpu() -> Iterator[None]:
     """On the host, whatever JAX's default is: for code that other compiled code waits for."""
     with jax.default_device(jax.devices("cpu")[0]):
         yield
+
+
+@contextmanager
+def placed(work: int) -> Iterator[None]:
+    """Where passes of so much ``work`` (rows x columns x clusters) are best made."""
+    chosen = jax.config.jax_default_device is not None  # type: ignore[attr-defined]
+    if chosen or platform() == "cpu" or work > LITTLE:
+        yield
+        return
+    with on_cpu():
+        yield
+
+
+def brought(arrays: Any) -> Any:
+    """Arrays, moved to where compiled code will run if they are elsewhere."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None or isinstance(device, str):
+        return arrays
+    return jax.device_put(arrays, device)

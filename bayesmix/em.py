@@ -18,7 +18,7 @@ from bayesmix.arguments import seed_of
 from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, File
 from bayesmix.checks import check_gaps
-from bayesmix.climb import Climber
+from bayesmix.climb import Climber, work_of
 from bayesmix.density import (
     Data,
     check_bins,
@@ -29,7 +29,7 @@ from bayesmix.density import (
     log_density,
 )
 from bayesmix.density.arithmetic import ROUNDING
-from bayesmix.device import arithmetic
+from bayesmix.device import arithmetic, placed
 from bayesmix.engine import (
     CONVERGED,
     DEGENERATE,
@@ -132,7 +132,8 @@ class EM:
         check_gaps(mixture)
         if init_params is not None and init_resp is not None:
             raise ValueError("give init_params or init_resp, not both")
-        with arithmetic(self.dtype, wide=has_family(mixture)):
+        work = work_of(mixture, mixture.N)
+        with placed(work), arithmetic(self.dtype, wide=has_family(mixture)):
             _check_size(mixture)
             if self.bins is not None:
                 check_bins(mixture)

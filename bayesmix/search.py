@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.climb import NOWHERE, Climber, Run
+from bayesmix.climb import NOWHERE, Climber, Run, work_of
 from bayesmix.density import binned_of, sample_of
 from bayesmix.density.layout import line_of
+from bayesmix.device import brought, placed
 from bayesmix.engine import INTERRUPTED
 from bayesmix.modes import atlas, rows_needed
 from bayesmix.start import Starts, coded, starts_on
@@ -54,16 +55,34 @@ def search(
     interrupt before anything was found is passed on.
     """
     mixture = climber.mixture
+    rows = min(mixture.N, SCOUT) if climber.engine.density.family else mixture.N
+    with placed(work_of(mixture, rows)):
+        runs, interrupted, whole = _scouted(climber, restarts, rng, progress, bins)
+    if not whole:
+        try:
+            runs = _carried(climber if not interrupted else _hurried(climber), runs, progress)
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            runs, interrupted = _carried(_hurried(climber), runs, progress), True
+    return Found(runs, interrupted)
+
+
+def _scouted(
+    climber: Climber, restarts: int, rng: np.random.Generator, progress: Progress, bins: int | None
+) -> tuple[list[Run], bool, bool]:
+    """Runs from starts and moves on what is looked at; were they interrupted, was that all rows?"""
+    mixture = climber.mixture
     if bins is not None and bins < mixture.N:
         (x, data), whole = binned_of(mixture, climber.data, bins), False
     else:
         x, data, whole = sample_of(mixture, climber.data, SCOUT, rng)
-    scout = replace(climber, data=data, tol=climber.tol if whole else max(climber.tol, ROUGH))
+    tol = climber.tol if whole else max(climber.tol, ROUGH)
+    scout = replace(climber, data=brought(data), tol=tol)
     ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
     lines = x if line_of(mixture) is not None else None
     starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng, mixture.background, lines)
     runs: list[Run] = []
-    interrupted = False
     try:
         for number in progress(range(restarts), "start"):
             runs.append(scout.climb(scout.begin(starts.start(number))))
@@ -74,15 +93,8 @@ def search(
     except KeyboardInterrupt:
         if not any(np.isfinite(run.mode.log_joint) for run in runs):
             raise
-        interrupted = True
-    if not whole:
-        try:
-            runs = _carried(climber if not interrupted else _hurried(climber), runs, progress)
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
-            runs, interrupted = _carried(_hurried(climber), runs, progress), True
-    return Found(runs, interrupted)
+        return runs, True, whole
+    return runs, False, whole
 
 
 def _hurried(climber: Climber) -> Climber:

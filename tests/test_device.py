@@ -65,3 +65,21 @@ def test_products_of_single_precision_keep_it(dtype, precision):
         assert precision in jax.jit(jnp.matmul).lower(x, x).as_text()
     with device.arithmetic("float32", wide=True):
         assert jnp.ones(2).dtype == "float64"
+
+
+@pytest.mark.parametrize(("work", "where"), [(1000, "cpu"), (10**9, "gpu")])
+def test_little_data_stay_on_the_cpu(monkeypatch, work, where):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with device.placed(work):
+        assert device.platform() == where
+
+
+def test_a_chosen_device_is_kept(monkeypatch):
+    """Also by what moves arrays there; where nothing was chosen they stay."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x = np.ones(3)
+    with device.placed(10**9):
+        assert device.brought(x) is x
+    with jax.default_device(jax.devices()[0]), device.placed(1000):
+        assert jax.config.jax_default_device is jax.devices()[0]
+        assert device.brought(x).devices() == {jax.devices()[0]}

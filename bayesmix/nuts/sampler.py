@@ -11,9 +11,10 @@ import numpy as np
 from numpyro.infer.util import ParamInfo
 
 from bayesmix.checks import check_gaps
+from bayesmix.climb import work_of
 from bayesmix.curvature import evaluate
 from bayesmix.density import check_bins, data_of, density_of, on_bins
-from bayesmix.device import arithmetic
+from bayesmix.device import arithmetic, placed
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
@@ -107,16 +108,17 @@ class NUTS:
             raise ValueError(
                 f'start must be an EMResult, an SMCResult, "prior" or None, not {start!r}'
             )
-        seen = mixture if self.bins is None else _in_cells(mixture, self.bins, self.dtype)
-        record = self._record(mixture, key, start)
-        if start is None:
-            em = EM(self.program, bins=self.bins, progress_bar=self.progress_bar)
-            start = em.run(jax.random.fold_in(key, 0), *args, **kwargs)
-        known = start if isinstance(start, EMResult | SMCResult) else None
-        made = record.once("start", lambda: starts_of(seen, known, key, self.chains).arrays())
-        starts = Starts.of(made)
-        with arithmetic(self.dtype):
-            draws, moves, said = self._sample(key, seen, starts, record)
+        with placed(work_of(mixture, mixture.N)):
+            seen = mixture if self.bins is None else _in_cells(mixture, self.bins, self.dtype)
+            record = self._record(mixture, key, start)
+            if start is None:
+                em = EM(self.program, bins=self.bins, progress_bar=self.progress_bar)
+                start = em.run(jax.random.fold_in(key, 0), *args, **kwargs)
+            known = start if isinstance(start, EMResult | SMCResult) else None
+            made = record.once("start", lambda: starts_of(seen, known, key, self.chains).arrays())
+            starts = Starts.of(made)
+            with arithmetic(self.dtype):
+                draws, moves, said = self._sample(key, seen, starts, record)
         samples, stats = (record.draws(kind, draws) for kind in ("sites", "stats"))
         said += divergences(mixture, samples, stats["diverging"])
         said += stays(stats["lp"])

@@ -8,12 +8,14 @@ import numpy as np
 
 from bayesmix.coordinates import constrain, constrain_with_jacobian, free
 from bayesmix.density import Data, Density
+from bayesmix.device import platform
 from bayesmix.effort import SAMPLE, cells_of, compiled
 from bayesmix.program import Mixture, Params
 from bayesmix.smc.naming import Places, Symmetry, features, log_chance, renamed, scores
 
 STEPS = 8  # recorded transitions of each survivor
 CELLS = 2**16  # rows x clusters x particles side by side
+MANY = 2**26  # the same on an accelerator
 AT_ONCE = 1024
 JITTER = (0.6, 1.2)  # of the step size, anew for each transition of each particle
 
@@ -165,5 +167,6 @@ def named(
 def lanes_of(mixture: Mixture, data: Data, particles: int) -> int:
     """How many particles are moved side by side: a power of 2 that divides their number."""
     rows = data.rows.z.shape[-1] if data.rows is not None and hasattr(data.rows, "z") else mixture.N
-    most = int(np.clip(CELLS // (rows * mixture.K), 1, particles))
+    cells = CELLS if platform() == "cpu" else MANY
+    most = int(np.clip(cells // (rows * mixture.K), 1, particles))
     return int(np.gcd(1 << (most.bit_length() - 1), particles))

@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from bayesmix.arguments import seed_of
 from bayesmix.blocks import Blocks
-from bayesmix.device import arithmetic
+from bayesmix.climb import work_of
+from bayesmix.device import arithmetic, placed
 from bayesmix.draws import systematic
 from bayesmix.laplace import refuse_improper
 from bayesmix.program import Mixture, trace
@@ -61,8 +62,9 @@ class SMC:
         if isinstance(mixture.value, Blocks):
             raise ValueError("SMC moves many particles over rows that are held: give an array")
         rng = np.random.default_rng(seed)
-        with arithmetic(self.dtype):
-            problem, first = begin(mixture, key, self._particles(mixture))
+        particles = self._particles(mixture)
+        with placed(work_of(mixture, mixture.N) * particles), arithmetic(self.dtype):
+            problem, first = begin(mixture, key, particles)
             stages = [first, *_shown(problem, first, rng, self.progress_bar)]
             state = stages[-1]
             climbed, better = alone(state), bridged(problem, state, rng)
