@@ -14,6 +14,7 @@ from numpyro import handlers
 
 import bayesmix as bm
 from bayesmix import program as room
+from bayesmix.density import data_of, density_of
 from bayesmix.lookups import lookups
 
 X = np.random.default_rng(3).normal(size=40)
@@ -150,6 +151,31 @@ def test_ready_models_have_keys():
     for program in (bm.models.gaussian(2), bm.models.poisson(3), bm.models.student_t(2)):
         assert lookups(program) is not None
     assert lookups(bm.models.gaussian(2)) != lookups(bm.models.gaussian(3))
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "beta exponential gamma geometric inverse_gamma log_normal negative_binomial von_mises "
+        "weibull"
+    ).split(),
+)
+def test_ready_models_of_columns_are_read_once(name, monkeypatch):
+    """Two data sets, one reading; the second's log joint is NumPyro's own of the second."""
+    program, counted = getattr(bm.models, name)(2), []
+    read = room._read_anew
+    monkeypatch.setattr(room, "_kept", {})
+    monkeypatch.setattr(room, "_read_anew", lambda *a: counted.append(1) or read(*a))
+    rng = np.random.default_rng(5)
+    for number in range(2):
+        counts = name in ("geometric", "negative_binomial")
+        x = rng.poisson(3.0, 31).astype(float) if counts else rng.beta(2.0, 3.0, 31)
+        with jax.enable_x64(True):
+            mixed = bm.trace(program, x)
+            params = density_of(mixed).centre(data_of(mixed))
+            expected = numpyro.infer.util.log_density(program, (x,), {}, params)[0]
+            assert float(bm.log_joint(mixed, params)) == pytest.approx(float(expected), rel=1e-10)
+        assert len(counted) == 1, number
 
 
 def test_changes_of_what_is_looked_up_are_seen(monkeypatch):

@@ -211,10 +211,8 @@ def _dirichlet(K: int) -> Program:
 
 @cache
 def _program(name: str, K: int) -> Program:
-    form = FORMS[name]
-
     def program(x: ArrayLike) -> None:
-        x = rows(x)
+        x, form = rows(x), FORMS[name]
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
         with numpyro.plate("cluster", K):
             own = {
