@@ -42,22 +42,23 @@ def work_of(mixture: Mixture, rows: int) -> int:
 class Run(NamedTuple):
     """Where one run ended: its mode, the flat params, why, the log joint after each E-step.
 
-    ``accelerated`` is how many of the E-steps belong to quasi-Newton moves, ``pairs`` what these
-    learnt of the curvature.
+    ``noise`` is what rounding hides of the log joint there, in nats, ``accelerated`` how many of
+    the E-steps belong to quasi-Newton moves, ``pairs`` what these learnt of the curvature.
     """
 
     mode: Mode
     point: np.ndarray
     stop: int
     history: np.ndarray
+    noise: float
     accelerated: int
     pairs: tuple[Pair, ...] = ()
 
     def record(self) -> Record:
         """The run as arrays, without its pairs."""
         mode = {name: np.asarray(getattr(self.mode, name)) for name in JUDGED}
-        own = (self.point, self.stop, self.history, self.accelerated)
-        names = ("point", "stop", "history", "accelerated")
+        own = (self.point, self.stop, self.history, self.noise, self.accelerated)
+        names = ("point", "stop", "history", "noise", "accelerated")
         return mode | {name: np.asarray(value) for name, value in zip(names, own, strict=True)}
 
 
@@ -235,7 +236,15 @@ class Climber:
             leaves={name: np.asarray(value, np.float64) for name, value in leaves.items()},
             degenerate=stop == DEGENERATE,
         )
-        return Run(mode, point, stop, np.array(way.history), way.accelerated, tuple(pairs))
+        return Run(
+            mode,
+            point,
+            stop,
+            np.array(way.history),
+            float(state.noise),
+            way.accelerated,
+            tuple(pairs),
+        )
 
     def _made(self, record: Record) -> Run:
         """A run that an earlier process came to the end of."""
@@ -247,5 +256,6 @@ class Climber:
             record["point"],
             int(record["stop"]),
             record["history"],
+            float(record["noise"]),
             int(record["accelerated"]),
         )

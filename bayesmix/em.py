@@ -28,7 +28,6 @@ from bayesmix.density import (
     has_family,
     log_density,
 )
-from bayesmix.density.arithmetic import ROUNDING
 from bayesmix.device import arithmetic, placed
 from bayesmix.engine import (
     CONVERGED,
@@ -55,6 +54,11 @@ SENTENCES = {
     INTERRUPTED: "interrupted: the best params so far; give them as init_params to go on",
     FELL: "stopped: the log joint fell by more than rounding; the params are the last good ones",
 }
+MUCH = 0.1  # nats of a row that rounding may hide before a note says so
+COARSE = (
+    "{dtype} may get the log density of a row wrong by up to {nats:.1g} nats: a cluster is far "
+    'narrower in some direction than the data are wide; use dtype="float64"'
+)
 
 
 def step(mixture: Mixture, params: Params) -> dict[str, np.ndarray]:
@@ -80,7 +84,9 @@ class EM:
     accelerate : follow slow EM steps by quasi-Newton moves; the log joint still never falls.
     dtype : "float64", or "float32": then the data and the scores of the rows are float32, half the
         memory; params, sums over chunks and M-step stay float64. Components without a sweep of
-        their own are computed in float32 throughout.
+        their own are computed in float32 throughout. A row's log density is then wrong by about
+        1e-7 of the condition number of its cluster's covariance (docs/choosing.md); where that may
+        be more than 0.1 nats a note says so.
     bins : search on so many cells of univariate continuous data, each with its exact mean and
         weight, in place of a sample of the rows; the modes found are carried on with every row, so
         that no result is approximate. Worth it where a sample misses small clusters.
@@ -195,10 +201,6 @@ class EM:
 
         return tqdm(items, desc="EM", unit=unit, leave=False)
 
-    def _floor(self, log_joint: float) -> float:
-        """What rounding hides of the log joint, in nats."""
-        return ROUNDING * float(np.finfo(self.dtype).eps) * (1 + abs(log_joint))
-
     def _result(
         self,
         mixture: Mixture,
@@ -216,6 +218,8 @@ class EM:
         notes = [*boundedness(mixture)] + ([mixture.gaps] if mixture.partial else [])
         if not best.regular:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
+        if self.dtype == "float32" and MUCH * mixture.N < found.noise < np.inf:
+            notes.append(COARSE.format(dtype=self.dtype, nats=found.noise / mixture.N))
         if outcome.interrupted and not given:
             notes.append("the search was interrupted: other modes may be higher")
         return EMResult(
@@ -226,7 +230,7 @@ class EM:
             history=found.history,
             converged=found.stop == CONVERGED,
             stop=SENTENCES[found.stop].format(
-                tol=max(self.tol, self._floor(best.log_joint)), max_steps=self.max_steps
+                tol=max(self.tol, found.noise), max_steps=self.max_steps
             ),
             steps=len(found.history),
             accelerated=found.accelerated,

@@ -35,6 +35,7 @@ RUNNING, CONVERGED, MAX_STEPS, DEGENERATE, FELL, INTERRUPTED = range(6)
 class EMState(NamedTuple):
     """What the next step needs: the current params, flat, with what the E-step gave there.
 
+    ``noise`` is what rounding hides of the log joint, in nats, infinite where nobody asked yet.
     ``gain`` (nats) and ``length`` are the last step's; ``left`` is what it promised for the future,
     in nats, and ``calm`` counts the steps in a row that promised less than the tolerance;
     ``inverse`` is the ascent's inverse Hessian.
@@ -43,6 +44,7 @@ class EMState(NamedTuple):
     point: Any
     log_joint: Any
     log_likelihood: Any
+    noise: Any
     statistics: Any
     inverse: Any
     gain: Any
@@ -70,7 +72,9 @@ class Engine:
         count = jnp.zeros((), jnp.int32)
         ascent = free_size(self.density, data, self.plan.ascent)
         inverse = jnp.zeros((ascent, ascent), flat.dtype)
-        return EMState(flat, minus, minus, statistics, inverse, inf, inf, inf, count, count, count)
+        return EMState(
+            flat, minus, minus, inf, statistics, inverse, inf, inf, inf, count, count, count
+        )
 
     def params(self, flat: jax.Array) -> Params:
         """{site: value} of a flat vector."""
@@ -119,6 +123,7 @@ class Engine:
             flat,
             jnp.maximum(value, state.log_joint),
             log_likelihood,
+            noise,
             statistics,
             inverse,
             gain,
@@ -288,6 +293,7 @@ def _state(
         ravel_pytree(params)[0],
         here.log_joint,
         here.log_likelihood,
+        here.noise,
         here.statistics,
         here.inverse,
         gain=inf,

@@ -1,5 +1,7 @@
 """The pass over the data: merged rows, structures with fewer features, precision, chunks."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -216,6 +218,20 @@ def test_a_fit_in_single_precision_is_the_fit():
     for site, value in double.params.items():
         assert single.params[site].dtype == np.float64
         np.testing.assert_allclose(single.params[site], value, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("narrow", "told"), [(1.0, False), (1e-3, True)])
+def test_single_precision_says_what_it_hides(narrow, told):
+    """The reason for stopping bounds the error of the log joint; a note where it is much."""
+    rng = np.random.default_rng(2)
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    rows = (rng.normal(size=(400, 2)) + np.repeat([[0.0, 0.0], [3.0, 0.0]], 200, 0)) * [1, narrow]
+    program = bm.models.gaussian(2, prior="flat")
+    em = bm.EM(program, restarts=1, dtype="float32", progress_bar=False)
+    result = em.run(jax.random.key(0), rows @ turn.T)
+    assert any("float64" in note for note in result.notes) == told
+    hidden = float(re.search(r"below (\S+) nats", result.stop)[1])
+    assert abs(result.log_joint - bm.log_joint(result.mixture, result.params)) <= 1.1 * hidden
 
 
 @pytest.mark.parametrize("weighted", [False, True])
