@@ -1,15 +1,22 @@
-"""What accelerators need, as far as a CPU can tell: layout of the rows, precision of products."""
+"""What accelerators need, as far as a CPU can tell; and on one, that it computes the same."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import ROUNDING
+from programs import PROGRAMS
 
+import bayesmix as bm
 from bayesmix import device, effort, sweep
+from bayesmix.curvature import evaluate, free_vector
+from bayesmix.density import data_of, density_of
+from bayesmix.engine import Engine
 from bayesmix.families.mvn import MultivariateNormal
+from bayesmix.mstep import plan_for
 
 FAMILY = MultivariateNormal()
+HERE = jax.default_backend() != "cpu"
 
 
 def laid_out(monkeypatch, where, devices=1):
@@ -83,3 +90,25 @@ def test_a_chosen_device_is_kept(monkeypatch):
     with jax.default_device(jax.devices()[0]), device.placed(1000):
         assert jax.config.jax_default_device is jax.devices()[0]
         assert device.brought(x).devices() == {jax.devices()[0]}
+
+
+def everything(row):
+    """E-step, EM step, height and slope at the centre of a program's parameters."""
+    mixture = bm.trace(row.program, *row.args)
+    with jax.enable_x64(True):
+        engine, data = Engine(density_of(mixture), plan_for(mixture)), data_of(mixture)
+        centre = engine.density.centre(data)
+        found = jax.jit(engine.e_step)(centre, data), bm.em.step(mixture, centre)
+        z = free_vector(mixture, {name: np.asarray(value) for name, value in centre.items()})
+        return [np.asarray(leaf) for leaf in jax.tree.leaves((found, evaluate(mixture, z[None])))]
+
+
+@pytest.mark.skipif(not HERE, reason="there is no accelerator")
+@pytest.mark.parametrize("row", PROGRAMS if HERE else PROGRAMS[:1], ids=str)
+def test_every_program_is_the_same_there(row):
+    there = everything(row)
+    with device.on_cpu():
+        here = everything(row)
+    for ours, expected in zip(there, here, strict=True):
+        scale = np.abs(expected).max(initial=1.0)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=ROUNDING * scale)
