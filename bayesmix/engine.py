@@ -27,6 +27,7 @@ from bayesmix.program import Params
 EVALUATIONS = 6  # of Q in an ascent; the next EM step goes on from its inverse Hessian
 FIRST_EVALUATIONS = 200
 BLOCK = 128
+ALIGNED = 0.5  # cosine of two moves in a row from which they lead somewhere
 SAFETY = 10  # the estimate of what remains is trusted to this factor
 
 RUNNING, CONVERGED, MAX_STEPS, DEGENERATE, FELL, INTERRUPTED = range(6)
@@ -36,9 +37,9 @@ class EMState(NamedTuple):
     """What the next step needs: the current params, flat, with what the E-step gave there.
 
     ``noise`` is what rounding hides of the log joint, in nats, infinite where nobody asked yet.
-    ``gain`` (nats) and ``length`` are the last step's; ``left`` is what it promised for the future,
-    in nats, and ``calm`` counts the steps in a row that promised less than the tolerance;
-    ``inverse`` is the ascent's inverse Hessian.
+    ``gain`` (nats) and ``move`` (of the params, flat) are the last step's; ``left`` is what it
+    promised for the future, in nats, and ``calm`` counts the steps in a row that promised less than
+    the tolerance; ``inverse`` is the ascent's inverse Hessian.
     """
 
     point: Any
@@ -48,7 +49,7 @@ class EMState(NamedTuple):
     statistics: Any
     inverse: Any
     gain: Any
-    length: Any
+    move: Any
     left: Any
     calm: Any
     steps: Any
@@ -69,11 +70,11 @@ class Engine:
         """
         flat = ravel_pytree(params)[0]
         minus, inf = jnp.array(-jnp.inf, flat.dtype), jnp.array(jnp.inf, flat.dtype)
-        count = jnp.zeros((), jnp.int32)
+        count, unknown = jnp.zeros((), jnp.int32), jnp.full_like(flat, jnp.inf)
         ascent = free_size(self.density, data, self.plan.ascent)
         inverse = jnp.zeros((ascent, ascent), flat.dtype)
         return EMState(
-            flat, minus, minus, inf, statistics, inverse, inf, inf, inf, count, count, count
+            flat, minus, minus, inf, statistics, inverse, inf, unknown, inf, count, count, count
         )
 
     def params(self, flat: jax.Array) -> Params:
@@ -114,11 +115,13 @@ class Engine:
         value, log_likelihood, statistics = self.e_step(after, data)
         rise, finite = value - state.log_joint, jnp.isfinite(value)
         noise = self.density.noise(after, statistics, value, data)
-        length = jnp.linalg.norm(flat - state.point)
-        gain, left = _promise(state, rise, length, noise)
+        move = flat - state.point
+        gain, left = _promise(state, rise, move, noise)
         kept = finite & (rise >= -noise)
-        # Where rises are lost in rounding and moves do not shrink any more, nothing is left to win.
-        still = jnp.where(rise <= noise, state.calm + (length >= state.length), 0)
+        # Where rises are lost in rounding and moves neither shrink nor lead on, they are rounding.
+        stuck = jnp.linalg.norm(move) >= jnp.linalg.norm(state.move)
+        astray = stuck & ~_leads_on(state.move, move)
+        still = jnp.where(rise <= noise, state.calm + astray, 0)
         moved = EMState(
             flat,
             jnp.maximum(value, state.log_joint),
@@ -127,7 +130,7 @@ class Engine:
             statistics,
             inverse,
             gain,
-            length,
+            move,
             left,
             jnp.where(left < tol / SAFETY, state.calm + 1, still),
             state.steps,
@@ -142,14 +145,21 @@ class Engine:
         return new._replace(stop=stop.astype(jnp.int32), steps=state.steps + 1)
 
 
-def _promise(state: EMState, rise: Any, length: Any, noise: Any) -> tuple[Any, Any]:
+def _leads_on(before: Any, move: Any) -> Any:
+    """Whether a move goes the way of the one before: those of slow EM do, those of rounding not."""
+    sizes = jnp.linalg.norm(before) * jnp.linalg.norm(move)
+    return before @ move > ALIGNED * sizes
+
+
+def _promise(state: EMState, rise: Any, move: Any, noise: Any) -> tuple[Any, Any]:
     """The gain of a plain step and an estimate of all that would follow it, in nats (Aitken).
 
     With geometric convergence at rate c the moves shrink by c and gains by c^2, so what remains is
     gain / (1 - c^2). Moves stay accurate where differences of the log joint are lost in rounding;
     there the gain is continued from the last one that was seen.
     """
-    shrink = jnp.where(state.length > 0, length / state.length, 0.0) ** 2
+    length, before = jnp.linalg.norm(move), jnp.linalg.norm(state.move)
+    shrink = jnp.where(before > 0, length / before, 0.0) ** 2
     expected = jnp.where(jnp.isfinite(state.gain), shrink * state.gain, 0.0)
     gain = jnp.where(length > 0, jnp.where(rise > noise, rise, jnp.minimum(expected, noise)), 0.0)
     return gain, gain / jnp.clip(1 - shrink, 1e-6, 1.0)
@@ -245,7 +255,7 @@ def hasten(
         while int(state.steps) + len(history) < until:
             before, left = left, remaining(here.gradient, here.em_step, pairs)
             lost = len(history) > 1 and history[-1] <= history[-2] + noise
-            if left < tol / SAFETY or (lost and left >= before):
+            if left < tol / SAFETY or (lost and before <= left <= noise):
                 calm += 1
             elif not lost:
                 calm = 0
@@ -288,16 +298,16 @@ def _state(
 ) -> EMState:
     """The state at ``z`` after ``passes`` more E-steps than ``state`` had taken."""
     params = from_free(engine.density, z, data)
-    inf = np.full_like(here.log_joint, np.inf)
+    inf, point = np.full_like(here.log_joint, np.inf), ravel_pytree(params)[0]
     return EMState(
-        ravel_pytree(params)[0],
+        point,
         here.log_joint,
         here.log_likelihood,
         here.noise,
         here.statistics,
         here.inverse,
         gain=inf,
-        length=inf,
+        move=np.full_like(point, np.inf),
         left=inf,
         calm=np.int32(0),
         steps=np.int32(int(state.steps) + passes),
