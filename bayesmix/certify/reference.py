@@ -1,11 +1,5 @@
-"""Certification: does bayesmix fit the very density that the program states?
+"""NumPyro's own answers about a program, for ``certify``: shares nothing with the sweep."""
 
-``certify`` compares, on the user's own program and data, the log joint and its gradient with
-NumPyro's ``log_density``, the gradient of Q with that of the log joint (Fisher's identity), and the
-density that NUTS samples with the log joint plus the log Jacobian, from NumPyro's own potential.
-"""
-
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,137 +7,42 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
-from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import log_density, potential_energy
 
-from bayesmix.coordinates import constrain, free_log_density, to_free, unraveller
-from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.coordinates import constrain, unraveller
+from bayesmix.density import Data, Density
+from bayesmix.effort import cells_of, compiled
 from bayesmix.groups import by_group
 from bayesmix.marginal import OBSERVED, UNOBSERVED, row_axes
 from bayesmix.parameters import peel, unwrap
 from bayesmix.program import Mixture, Params
 
-POINTS = 4
-ROUNDING = 1e-9
 
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison: the largest difference found, and what rounding allows."""
-
-    name: str
-    difference: float
-    allowed: float
-
-    @property
-    def passed(self) -> bool:
-        return self.difference <= self.allowed
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """The checks on one program; printing it shows them as a table."""
-
-    site: str
-    points: int
-    checks: tuple[Check, ...]
-    jacobian: float
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
-
-    def __repr__(self) -> str:
-        width = max(len(check.name) for check in self.checks)
-        lines = [
-            f"certificate of {self.site!r}, {self.points} points in float64: "
-            + ("all agree to rounding" if self.passed else "NOT the program's density"),
-            "",
-            f"{'check':<{width}}  largest difference     allowed",
-            *(
-                f"{c.name:<{width}}  {c.difference:18.2e}  {c.allowed:10.2e}  "
-                + ("ok" if c.passed else "FAILED")
-                for c in self.checks
-            ),
-            "",
-            "EM maximises the density over the constrained sites; NUTS samples the same density in",
-            "unconstrained coordinates, where it gains the log Jacobian of the constraining maps",
-            f"({self.jacobian:+.4f} nats at the first point): their modes are different points.",
-        ]
-        return "\n".join(lines)
-
-
-def certify(key: Any, mixture: Mixture, points: int = POINTS) -> Certificate:
-    """Compare the mixture's densities with NumPyro's at random points of the support.
-
-    The points are standard normal in unconstrained coordinates about the centre of the priors, and
-    gradients are in those coordinates, where they are unique on simplices and symmetric matrices.
-    An explicit assignment is summed out by NumPyro's own traces with all rows in one cluster;
-    missing cells by distributions of the observed ones alone, NumPyro's of fewer dimensions.
-    Differences of values are relative to the sum of the terms' sizes, of gradients to the largest
-    component, so ``allowed`` is a bound on rounding. Returns a Certificate; raises nothing when a
-    check fails: look at ``.passed``.
-    """
-    with jax.enable_x64(True), validation_enabled(is_validate=False):
-        density, data = density_of(mixture), data_of(mixture)
-        centre = to_free(density, _centre(density, data), data)
-        z = centre + jax.random.normal(key, (points, centre.size), dtype=centre.dtype)
-        found = [_compare(mixture, density, data, point) for point in z]
-    worst = {name: max(float(each[name]) for each in found) for name in found[0]}
-    jacobian = float(found[0]["jacobian"])
-    names = {
-        "value": "value: log joint = NumPyro's log_density",
-        "gradient": "gradient of the log joint",
-        "fisher": "Fisher's identity: gradient of Q = gradient of log joint",
-        "potential": "NUTS: log joint + Jacobian = NumPyro's potential",
-        "potential_gradient": "gradient of NUTS's density",
-    }
-    checks = tuple(Check(text, worst[name], ROUNDING) for name, text in names.items())
-    return Certificate(mixture.name, points, checks, jacobian)
-
-
-_centre = jax.jit(Density.centre, static_argnums=0)
-
-
-def _compare(mixture: Mixture, density: Density, data: Data, z: jax.Array) -> dict[str, Any]:
+def numpyros(mixture: Mixture, density: Density, data: Data) -> Any:
+    """Log joint and NUTS's density with their gradients, as a function of unconstrained ``z``."""
     args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
     if not mixture.static_data:
-        args, kwargs = jax.tree.map(_as_array, (args, kwargs))
+        args, kwargs = jax.tree.map(as_array, (args, kwargs))
     unravel = unraveller(density, data)
 
-    def theirs(params: Params) -> jax.Array:
+    def value(z: jax.Array) -> jax.Array:
+        params = constrain(density, z, data)
         if mixture.assignment is not None:
             return _summed_over_clusters(mixture, args, kwargs, params)
         if mixture.partial:
             return _of_observed_cells(mixture, args, kwargs, params)
         return log_density(mixture.program, args, kwargs, params)[0]
 
-    def theirs_free(z: jax.Array) -> jax.Array:
+    def potential(z: jax.Array) -> jax.Array:
         return -potential_energy(mixture.marginal, args, kwargs, unravel(z))
 
-    @jax.jit
+    @compiled(lambda z: cells_of(args), static=())
     def both(z: jax.Array) -> dict[str, Any]:
-        def at(z: jax.Array) -> Params:
-            return constrain(density, z, data)
+        found = jax.value_and_grad(value)(z) + jax.value_and_grad(potential)(z)
+        names = ("value", "gradient", "potential", "potential_gradient")
+        return dict(zip(names, found, strict=True))
 
-        params = at(z)
-        value, gradient = jax.value_and_grad(lambda z: density.log_joint(at(z), data))(z)
-        reference, reference_gradient = jax.value_and_grad(lambda z: theirs(at(z)))(z)
-        statistics = jax.lax.stop_gradient(density.e_step(params, data)[1])
-        fisher = jax.grad(lambda z: density.expected(at(z), statistics, data))(z)
-        free, free_gradient = jax.value_and_grad(free_log_density, argnums=1)(density, z, data)
-        free_reference, free_reference_gradient = jax.value_and_grad(theirs_free)(z)
-        size = sum(map(jnp.abs, density.terms(params, data).values()), 1 + jnp.abs(value))
-        return {
-            "value": jnp.abs(value - reference) / size,
-            "gradient": _relative(gradient, reference_gradient),
-            "fisher": _relative(fisher, gradient),
-            "potential": jnp.abs(free - free_reference) / size,
-            "potential_gradient": _relative(free_gradient, free_reference_gradient),
-            "jacobian": free - value,
-        }
-
-    return both(z)
+    return both
 
 
 def _of_observed_cells(mixture: Mixture, args: Any, kwargs: Any, params: Params) -> jax.Array:
@@ -262,22 +161,17 @@ def _trace_of_cluster(
         if name not in inside:
             others += jnp.sum(_times(site["scale"], log_prob))
             continue
-        group = next((s.group for s in mixture.observed if s.name == name), None)
-        if group is not None:
-            log_prob = by_group(_times(site["scale"], log_prob), group, len(rows))
+        if observed is not None and observed.group is not None:
+            log_prob = by_group(_times(site["scale"], log_prob), observed.group, len(rows))
             log_prob = log_prob / _times(z["scale"], jnp.ones(len(rows)))
+        elif observed is not None and observed.powers is not None:
+            own = _times(z["scale"], jnp.ones(z["fn"].batch_shape))
+            log_prob = _times(site["scale"], log_prob) / own
         within = tuple(a for a in range(-log_prob.ndim, 0) if a not in axes)
         rows += log_prob.sum(within)
     return others, rows, 1.0 if mixture.weights is None else jnp.asarray(mixture.weights)
 
 
-def _as_array(leaf: Any) -> Any:
+def as_array(leaf: Any) -> Any:
+    """A NumPy array in the ambient precision; anything else as it is."""
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-
-def _relative(a: Any, b: Any) -> jax.Array:
-    """Largest difference over all leaves, relative to the largest component."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    size = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(b)]))
-    gaps = [jnp.max(jnp.abs(x - y)) for x, y in pairs]
-    return jnp.max(jnp.array(gaps)) / jnp.maximum(size, 1.0)
