@@ -145,9 +145,10 @@ class Assigned(dist.Distribution):
     group : where rows are of groups that share an assignment, the group of each, (N,). Then
         log_weights, densities and responsibilities are by group, (G, K), and ``log_prob`` gives
         every row its share of its group's.
-    powers, shares : of each row of a group, (N,): what its log density counts, times its row,
-        within the group, and the part of the group's log density that it is given; None for 1 and
-        for even shares.
+    powers, shares : what the log density of each row of a group counts within the group, (N,), and
+        the part of the group's log density that the row is given; where the groups are rows and
+        their own rows stand in plates inside, powers have the shape of the batch, and shares,
+        (*rows,), are the part that each is given. None for 1 and for even shares.
     """
 
     pytree_data_fields = ("log_weights", "components", "group", "powers", "shares")
@@ -186,6 +187,8 @@ class Assigned(dist.Distribution):
         log_prob = self.components.log_prob(value)
         shape = (self.mixture_size, *(1,) * self.spare, *self.batch_shape)
         log_prob = jnp.broadcast_to(log_prob, shape)
+        if self.powers is not None and self.group is None:
+            log_prob = jnp.where(self.powers > 0, self.powers * log_prob, 0.0)
         others = tuple(a for a in range(-log_prob.ndim + 1, 0) if a not in self.rows)
         by_row = jnp.moveaxis(log_prob.sum(others), 0, -1)
         if self.group is None:
@@ -205,7 +208,7 @@ class Assigned(dist.Distribution):
         shape = [n if axis in self.rows else 1 for axis, n in self._axes()]
         total = jax.nn.logsumexp(terms, -1)
         if self.group is None:
-            return total.reshape(shape)
+            return (total if self.shares is None else total * self.shares).reshape(shape)
         if self.shares is None:
             return to_rows(total, self.group).reshape(shape)
         return (total[self.group] * self.shares).reshape(shape)
@@ -360,17 +363,33 @@ class SumOut(Messenger):
                 f"site {name!r} uses {self.name!r} outside of its plate {plate!r}: put the site "
                 "into that plate, too (one value per row), or into a plate inside it"
             )
-        if (msg["scale"] is None) != (self.site["scale"] is None):
-            raise ValueError(
-                f"handlers.scale covers only one of {self.name!r} and {name!r}: put both inside it"
-            )
         shape = fn.batch_shape[1:]
         while plates and len(shape) > max(-dim for dim in plates):
             shape = shape[1:]
         self._check_rows(name, shape)
+        weighed = self._weighed_inside(name, msg["scale"], shape)
         if declared(msg) and (self.holes or holes_in(msg["value"])):
             fn = Incomplete(fn)
-        msg["fn"] = self.used[name] = Assigned(self._log_weights, fn, self.rows, shape)
+        msg["fn"] = self.used[name] = Assigned(
+            self._log_weights, fn, self.rows, shape, None, *weighed
+        )
+
+    def _weighed_inside(self, name: str, scale: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """The same as ``_weighed`` for rows in plates inside those of the assignment."""
+        whole, rows, axes = self.site["scale"], self.site["fn"].batch_shape, range(-len(shape), 0)
+        inside = tuple(a for a in axes if a not in self.rows and shape[a] > 1)
+        if scale is not None and inside and (whole is None or _varies(scale, inside)):
+            own = jnp.broadcast_to(1.0 if whole is None else whole, rows)
+            of_rows = jnp.broadcast_to(jnp.asarray(scale, float), shape)
+            total = of_rows.sum(inside, keepdims=True)
+            shares = jnp.where(total > 0, own / jnp.where(total > 0, total, 1.0), 0.0)
+            powers = jnp.where(own > 0, of_rows / jnp.where(own > 0, own, 1.0), 0.0)
+            return powers, shares.reshape([shape[a] for a in axes if a in self.rows])
+        if (scale is None) != (whole is None):
+            raise ValueError(
+                f"handlers.scale covers only one of {self.name!r} and {name!r}: put both inside it"
+            )
+        return None, None
 
     def _assign_groups(self, msg: dict[str, Any]) -> None:
         """The same for a site whose rows are of groups that share an assignment."""
@@ -419,6 +438,12 @@ class SumOut(Messenger):
                 "give both the same plate; observations of a group stand in a plate inside it, or "
                 f"index it by their group, {self.name}[group]"
             )
+
+
+def _varies(value: Any, axes: tuple[int, ...]) -> bool:
+    """Whether a value has more than one entry along one of the axes, counted from the right."""
+    shape = jnp.shape(value)
+    return any(-axis <= len(shape) and shape[axis] > 1 for axis in axes)
 
 
 def partial_labels(

@@ -123,14 +123,16 @@ def assigned_arrays(samples: dict[str, Any], summed: SumOut, found: Found) -> di
     found.parts = tuple(member.part for member in members)
     found.masked = any(unwrap(samples[name]["fn"].components)[1] for name in summed.used)
     found.by_row = found.masked or log_weights.ndim > 1 or any(part.lead for part in found.parts)
-    found.by_row |= summed.group is not None
+    weighed = any(each.powers is not None for each in summed.used.values())
+    found.by_row |= weighed or summed.group is not None
     found.row_dims = _row_dims(z["cond_indep_stack"], axes)
     terms = sum((member.density for member in members), log_weights)
     if labels is not None:
         terms = terms + ruled_out(labels, K)
     leaves = [member.leaves for member in members]
     plain = len(members) == 1 and labels is None
-    sites = [z] if summed.group is not None else [z, *(part.site for part in found.parts)]
+    own = [p.site for p in found.parts if summed.used[p.name].powers is None]
+    sites = [z] if summed.group is not None else [z, *own]
     return {
         "values": [member.value for member in members],
         "givens": [member.given for member in members],

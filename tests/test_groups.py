@@ -4,6 +4,7 @@ The oracle is the sum over all K^G assignments of NumPyro's own density of progr
 """
 
 import itertools
+from contextlib import nullcontext
 from functools import cache
 
 import jax
@@ -225,6 +226,60 @@ def test_weighed_groups_fit():
     np.testing.assert_array_equal(em.mixture.weights, MET)
     certificate = bm.certify(jax.random.key(0), em.mixture, points=2)
     assert certificate.passed, certificate
+
+
+def panel(x, of_rows, of_groups=None):
+    """``explicit_groups`` of the table; weights of the visits and, where given, of the persons."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.5, 2.0))
+        var = numpyro.sample("var", dist.InverseGamma(3.0, 2.0))
+    persons = nullcontext() if of_groups is None else handlers.scale(scale=of_groups[:, None])
+    with persons, numpyro.plate("person", x.shape[0], dim=-2):
+        z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        with numpyro.plate("visit", x.shape[1], dim=-1), handlers.scale(scale=of_rows):
+            numpyro.sample("x", dist.Normal(loc[z], jnp.sqrt(var[z])), obs=x)
+
+
+TIMES_SEEN = np.array([1.0, 2.0, 1.0])
+
+
+def test_inner_rows_of_weight_two_are_inner_rows_seen_twice():
+    """In a panel: the visits written out, and NumPyro's own scaled density summed over z."""
+    x, many = PANEL[:6], len(PANEL[:6])
+    params = {name: value for name, value in PARAMS.items() if name != "rate"}
+    out = BY_ID["explicit_groups"].program
+    with x64():
+        mixture = bm.trace(panel, x, TIMES_SEEN)
+        ours = float(bm.log_joint(mixture, params))
+        marginal = float(log_density(bm.marginalize(panel), (x, TIMES_SEEN), {}, params)[0])
+        copied = bm.trace(out, np.repeat(x, TIMES_SEEN.astype(int), axis=1))
+        expected = float(bm.log_joint(copied, params))
+        every = np.array(list(itertools.product(range(K), repeat=many)))[..., None]
+        held = jax.tree.map(jnp.asarray, params)
+        one = jax.vmap(lambda z: log_density(panel, (x, TIMES_SEEN), {}, held | {"z": z})[0])
+        summed = logsumexp(np.asarray(jax.jit(one)(every)))
+        resp, theirs = (np.asarray(bm.responsibilities(m, params)) for m in (mixture, copied))
+    for value in (ours, marginal, summed):
+        assert abs(value - expected) <= ROUNDING * (1 + abs(expected))
+    np.testing.assert_allclose(resp, theirs, atol=ROUNDING)
+
+
+def test_weighed_panels_fit():
+    """Persons of weight two are persons seen twice, with all their weighed visits; EM, NUTS."""
+    met = 1.0 + np.arange(len(PANEL)) % 2
+    args = (PANEL, TIMES_SEEN, met)
+    em = bm.EM(panel, restarts=2, progress_bar=False).run(jax.random.key(0), *args)
+    assert em.converged
+    twice = np.repeat(PANEL, met.astype(int), axis=0)
+    with x64():
+        there = float(bm.log_joint(bm.trace(panel, twice, TIMES_SEEN), em.params))
+    assert abs(there - em.log_joint) <= ROUNDING * (1 + abs(there))
+    assert bm.certify(jax.random.key(0), em.mixture, points=2).passed
+    nuts = bm.NUTS(panel, chains=2, draws=20, progress_bar=False).run(
+        jax.random.key(1), *args, start=em
+    )
+    assert np.isfinite(nuts.sample_stats["lp"]).all()
 
 
 # ---------------------------------------------------------------------------------- what it refuses
