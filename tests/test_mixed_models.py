@@ -186,9 +186,16 @@ SKEWED = pd.DataFrame(
         "bites": _rng.negative_binomial(4, 0.6 - 0.3 * _g),
     }
 )
+SKEWED["spots"] = np.where(_rng.random(80) < 0.3, 0, _rng.poisson(2 + 4 * _g))
+SKEWED["ticks"], SKEWED["nests"] = SKEWED["bites"], SKEWED["spots"]
+SKEWED["eggs"], SKEWED["slant"] = SKEWED["tries"], SKEWED["income"] - SKEWED["lag"]
+SKEWED["error"] = 2.0 * _g + _rng.standard_t(3.0, 80)
 SKEWED_KINDS = {
     "dose": "gamma", "income": "log_normal", "life": "weibull", "lag": "inverse_gamma",
     "share": "beta", "bearing": "von_mises", "tries": "geometric", "bites": "negative_binomial",
+    "spots": "zero_inflated_poisson", "ticks": "zero_inflated_negative_binomial",
+    "nests": "hurdle_poisson", "eggs": "hurdle_negative_binomial", "slant": "skew_normal",
+    "error": "student_t",
 }  # fmt: skip
 
 
@@ -200,20 +207,32 @@ def test_columns_of_every_family_side_by_side():
         rng, params, alone = np.random.default_rng(0), {"weights": np.ones(1)}, 0.0
         for name, kind in SKEWED_KINDS.items():
             own = bm.trace(getattr(bm.models, kind)(1), SKEWED[name].to_numpy())
-            values = {s: rng.beta(3, 3, 1) for s in own.sites if s != "weights"}
+            values = {n: rng.beta(3, 3, s.shape) for n, s in own.sites.items() if n != "weights"}
             if kind == "von_mises":
                 values["loc"] = np.array([2.0])
-            params |= {f"{name}_{site}": value for site, value in values.items()}
+            params |= {f"{name}_{site}": np.atleast_1d(value) for site, value in values.items()}
             alone += float(bm.log_joint(own, {"weights": np.ones(1), **values}))
         assert float(bm.log_joint(mixture, params)) == pytest.approx(alone, rel=1e-10)
 
 
 def test_skewed_columns_tell_clusters_apart():
-    kinds = {name: SKEWED_KINDS[name] for name in ("dose", "share", "bearing", "tries")}
+    kinds = {n: SKEWED_KINDS[n] for n in ("dose", "share", "bearing", "tries", "spots", "nests")}
     em = fit(bm.models.mixed(kinds, K=2), SKEWED, restarts=4)
     labels = em.responsibilities.argmax(1)
     assert max((labels == _g).mean(), (labels != _g).mean()) > 0.95
     assert {"dose_mean", "share_concentration", "bearing_loc", "tries_probs"} <= set(em.params)
+    assert em.params["spots_gate"].shape == (2,)
+    assert "no N x K" in " ".join(str(em.mixture).split())
+
+
+def test_columns_with_hidden_variables_are_fitted():
+    """Skew-normal and Student-t beside a count; some of the numbers are missing."""
+    table = SKEWED[["slant", "error", "spots"]].astype(float)
+    table.iloc[3, 0] = table.iloc[5, 1] = np.nan
+    kinds = {name: SKEWED_KINDS[name] for name in table.columns}
+    em = fit(bm.models.mixed(kinds, K=2), table, restarts=2)
+    assert em.converged
+    assert bm.certify(jax.random.key(0), em.mixture, points=1).passed
 
 
 def test_new_tables_are_numbered_as_the_fit_was(people):

@@ -15,14 +15,19 @@ import numpyro
 import numpyro.distributions as dist
 
 from bayesmix.models.categories import categories_prior, whole
-from bayesmix.models.columns import FORMS as COLUMNS
+from bayesmix.models.columns import FORMS as SINGLE
 from bayesmix.models.columns import Form
 from bayesmix.models.forms import FORMS
 from bayesmix.models.inputs import cluster_count, one_of
+from bayesmix.models.skew import FORM as SKEW
+from bayesmix.models.student import COLUMN as STUDENT
 from bayesmix.models.summaries import MISSING, size, total
+from bayesmix.models.zeros import FORMS as ZEROS
 
 CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights
 PRIORS = ("default", "flat")
+FLAT = ("exponential",)  # of the kinds below those that have a flat prior
+COLUMNS = {**SINGLE, **ZEROS, "skew_normal": SKEW, "student_t": STUDENT}
 
 Block = tuple[tuple[str, ...], str]  # columns, kind
 Program = Callable[..., None]
@@ -44,7 +49,11 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
         "beta"         a share between 0 and 1
         "von_mises"    an angle in radians, from -π to π
         "geometric", "negative_binomial"   a count
-            with the sites of `bm.models.gamma` and so on: `dose_mean`, `dose_concentration` (K,)
+        "zero_inflated_poisson", "zero_inflated_negative_binomial", "hurdle_poisson",
+        "hurdle_negative_binomial"   a count whose zeros have a rule of their own
+        "skew_normal", "student_t"   a number: with a slant, or with outliers
+            with the sites of `bm.models.gamma` and so on: `dose_mean`, `dose_concentration` (K,);
+            a gate or df for each cluster
         "bernoulli"    0 and 1, True and False, or text with two values; `smoker_probs` (K,)
         "categorical"  codes or text; `region_probs` (K, levels)
     prior : "default" (those of `bm.models.gaussian`, `poisson`, `gamma` and so on; rate of a
@@ -76,7 +85,7 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
                 f"columns {names} are one block, which must be 'gaussian', not {kind!r}: give each "
                 "column its own entry"
             )
-        if kind in COLUMNS and kind != "exponential" and prior == "flat":
+        if kind in COLUMNS and kind not in FLAT and prior == "flat":
             raise ValueError(
                 f"column {names[0]!r} is {kind!r}, which has no flat prior: use prior='default'"
             )
@@ -100,8 +109,8 @@ def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
                 "z", dist.Categorical(probs=weights), infer={"enumerate": "parallel"}
             )
             for names, kind in blocks:
-                own = (value[z] for value in parameters[names])
-                component = KINDS[kind].component(*own)
+                own = {site: value[z] for site, value in parameters[names].items()}
+                component = KINDS[kind].component(**own)
                 numpyro.sample("_".join(names), component, obs=data[names], infer=MISSING)
 
     def prepare(table: Any, levels: Mapping[str, Any] | None = None) -> Any:
@@ -119,57 +128,54 @@ def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
 
 class Kind(NamedTuple):
     """``sites(name, x, K, prior, levels)`` draws the parameters, (K, ...) each, in the cluster
-    plate; ``component(*parameters)`` is the distribution of the column.
+    plate, by name; ``component(**parameters)`` is the distribution of the column.
     """
 
-    sites: Callable[..., tuple[jax.Array, ...]]
+    sites: Callable[..., dict[str, jax.Array]]
     component: Callable[..., dist.Distribution]
 
 
-def _gaussian_sites(form: str) -> Callable[..., tuple[jax.Array, ...]]:
-    def sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
+def _gaussian_sites(form: str) -> Callable[..., dict[str, jax.Array]]:
+    def sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> dict[str, jax.Array]:
         own = FORMS[form]
         spread = numpyro.sample(f"{name}_{own.site}", own.spread[prior](x, K))
-        return numpyro.sample(f"{name}_loc", own.loc[prior](x, spread)), spread
+        return {"loc": numpyro.sample(f"{name}_loc", own.loc[prior](x, spread)), own.site: spread}
 
     return sites
 
 
-def _count_sites(
-    name: str, x: jax.Array, K: int, prior: str, levels: None
-) -> tuple[jax.Array, ...]:
+def _count_sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> dict[str, jax.Array]:
     scale = (total(x**2) + 1) / (total(x) + 1)
     own = dist.Gamma(2.0, 2.0 / scale) if prior == "default" else _positive()
-    return (numpyro.sample(f"{name}_rate", own),)
+    return {"rate": numpyro.sample(f"{name}_rate", own)}
 
 
-def _time_sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
+def _time_sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> dict[str, jax.Array]:
     own = COLUMNS["exponential"].sites["rate"](x, K) if prior == "default" else _positive()
-    return (numpyro.sample(f"{name}_rate", own),)
+    return {"rate": numpyro.sample(f"{name}_rate", own)}
 
 
 def _positive() -> dist.Distribution:
     return dist.ImproperUniform(dist.constraints.positive, (), ())
 
 
-def _answer_sites(
-    name: str, x: jax.Array, K: int, prior: str, levels: Any
-) -> tuple[jax.Array, ...]:
+def _answer_sites(name: str, x: jax.Array, K: int, prior: str, levels: Any) -> dict[str, jax.Array]:
     share = (total(x) + 0.5) / (size(x) + 1)
     own = dist.Beta(1 + share, 2 - share) if prior == "default" else dist.Uniform(0.0, 1.0)
-    return (numpyro.sample(f"{name}_probs", own),)
+    return {"probs": numpyro.sample(f"{name}_probs", own)}
 
 
 def _category_sites(
     name: str, x: jax.Array, K: int, prior: str, levels: int
-) -> tuple[jax.Array, ...]:
-    return (numpyro.sample(f"{name}_probs", categories_prior(x, levels, prior)),)
+) -> dict[str, jax.Array]:
+    return {"probs": numpyro.sample(f"{name}_probs", categories_prior(x, levels, prior))}
 
 
-def _column_sites(form: Form) -> Callable[..., tuple[jax.Array, ...]]:
-    def sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> tuple[jax.Array, ...]:
-        own = form.sites.items()
-        return tuple(numpyro.sample(f"{name}_{site}", make(x, K)) for site, make in own)
+def _column_sites(form: Form) -> Callable[..., dict[str, jax.Array]]:
+    def sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> dict[str, jax.Array]:
+        return {
+            site: numpyro.sample(f"{name}_{site}", make(x, K)) for site, make in form.sites.items()
+        }
 
     return sites
 

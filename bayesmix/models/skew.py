@@ -8,6 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
+from bayesmix.models.columns import Form
 from bayesmix.models.inputs import by_column, cluster_count, rows
 from bayesmix.models.moments import CONCENTRATION, REACH, share
 from bayesmix.models.summaries import MISSING, mean, variance
@@ -37,18 +38,26 @@ def _skew_normal(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """Skew-normals; see bayesmix.models.skew_normal."""
         x = rows(x)
-        v = variance(x)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION["default"])))
         with numpyro.plate("cluster", K):
-            loc = numpyro.sample("loc", by_column(dist.Normal(mean(x), REACH * jnp.sqrt(v)), x))
-            spread = by_column(dist.InverseGamma(1.5, share(x, K) * v / 2), x)
-            squared = numpyro.sample("squared_scale", spread)
-            own = by_column(dist.Normal(jnp.zeros_like(v), 3.0), x)
-            alpha = numpyro.sample("alpha", own)
+            own = {
+                site: numpyro.sample(site, by_column(prior(x, K), x))
+                for site, prior in FORM.sites.items()
+            }
         with numpyro.plate("obs_id", len(x)):
-            components = by_column(SkewNormal(loc, jnp.sqrt(squared), alpha), x)
+            components = by_column(FORM.component(**own), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
             numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
     program.__name__ = program.__qualname__ = "skew_normal"
     return program
+
+
+FORM = Form(
+    {
+        "loc": lambda x, K: dist.Normal(mean(x), REACH * jnp.sqrt(variance(x))),
+        "squared_scale": lambda x, K: dist.InverseGamma(1.5, share(x, K) * variance(x) / 2),
+        "alpha": lambda x, K: dist.Normal(jnp.zeros_like(variance(x)), 3.0),
+    },
+    lambda loc, squared_scale, alpha: SkewNormal(loc, jnp.sqrt(squared_scale), alpha),
+)

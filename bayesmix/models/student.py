@@ -16,6 +16,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from bayesmix.models.columns import Form as Column
 from bayesmix.models.inputs import cluster_count, one_of, rows
 from bayesmix.models.moments import (
     CONCENTRATION,
@@ -169,3 +170,13 @@ FORMS = {
         flat=lambda x: improper(constraints.positive),
     ),
 }
+
+# One column of several, with degrees of freedom of its own by cluster.
+COLUMN = Column(
+    {
+        "df": lambda x, K: dist.LogNormal(*TAILS),
+        "squared_scale": FORMS["univariate"].default,
+        "loc": lambda x, K: _loc(x, "default"),
+    },
+    lambda df, squared_scale, loc: FORMS["univariate"].component(df, loc, squared_scale),
+)

@@ -16,7 +16,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
-from bayesmix.models.columns import event_rate
+from bayesmix.models.columns import Form, Prior, event_rate
 from bayesmix.models.inputs import by_column, cluster_count, rows
 from bayesmix.models.moments import share
 from bayesmix.models.summaries import MISSING, size
@@ -88,49 +88,28 @@ def hurdle_negative_binomial(K: int) -> Program:
     return _program("hurdle_negative_binomial", cluster_count(K))
 
 
-Component = Callable[..., dist.Distribution]
-
-
-def _poisson(mean: jax.Array) -> dist.Distribution:
-    return dist.Poisson(mean)
+def _poisson(rate: jax.Array) -> dist.Distribution:
+    return dist.Poisson(rate)
 
 
 def _negative_binomial(mean: jax.Array, concentration: jax.Array) -> dist.Distribution:
     return dist.NegativeBinomialLogits(concentration, jnp.log(mean / concentration))
 
 
-# How zeros come about, the counts, and the name of their mean.
-FORMS: dict[str, tuple[Component, Component, str]] = {
-    "zero_inflated_poisson": (dist.ZeroInflatedDistribution, _poisson, "rate"),
-    "zero_inflated_negative_binomial": (
-        dist.ZeroInflatedDistribution,
-        _negative_binomial,
-        "mean",
-    ),
-    "hurdle_poisson": (dist.HurdleDistribution, _poisson, "rate"),
-    "hurdle_negative_binomial": (dist.HurdleDistribution, _negative_binomial, "mean"),
-}
-
-
 @cache
 def _program(name: str, K: int) -> Program:
-    gated, counts, mean = FORMS[name]
-    dispersed = counts is _negative_binomial
+    form = FORMS[name]
 
     def program(x: ArrayLike) -> None:
         x = rows(x)
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
-        extra = by_column(_share_of_zeros(x), x)
+        priors = {site: by_column(prior(x, K), x) for site, prior in form.sites.items()}
         single = x.ndim == 1 or x.shape[1] == 1
-        gate: Any = numpyro.sample("gate", extra) if single else None
+        own = {"gate": numpyro.sample("gate", priors.pop("gate"))} if single else {}
         with numpyro.plate("cluster", K):
-            gate = numpyro.sample("gate", extra) if gate is None else gate
-            own = [numpyro.sample(mean, by_column(event_rate(x, K), x))]
-            if dispersed:
-                prior = dist.Gamma(1.5, share(x, K) * _variance_above_zero(x) / 2)
-                own += [numpyro.sample("concentration", by_column(prior, x))]
+            own |= {site: numpyro.sample(site, prior) for site, prior in priors.items()}
         with numpyro.plate("obs_id", len(x)):
-            components = by_column(gated(counts(*own), gate=gate), x)
+            components = by_column(form.component(**own), x)
             mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), components)
             numpyro.sample("x", mixture, obs=x, infer=MISSING)
 
@@ -139,7 +118,7 @@ def _program(name: str, K: int) -> Program:
     return program
 
 
-def _share_of_zeros(x: jax.Array) -> dist.Distribution:
+def _share_of_zeros(x: jax.Array, K: int) -> dist.Distribution:
     """Beta(1 + m, 2 - m), m the column's share of zeros, one half of a zero added."""
     m = (jnp.sum(x == 0, 0) + 0.5) / (size(x) + 1)
     return dist.Beta(1 + m, 2 - m)
@@ -152,3 +131,30 @@ def _variance_above_zero(x: jax.Array) -> jax.Array:
     mean = jnp.where(above, x, 0).sum(0) / number
     variance = jnp.where(above, (x - mean) ** 2, 0).sum(0) / number
     return (variance + 1) / (mean + 1) ** 2
+
+
+def _dispersion(x: jax.Array, K: int) -> dist.Distribution:
+    return dist.Gamma(1.5, share(x, K) * _variance_above_zero(x) / 2)
+
+
+def _form(gated: Any, counts: Callable[..., dist.Distribution], **sites: Prior) -> Form:
+    """How zeros come about, the counts, and the sites of these with their priors."""
+    return Form(
+        {"gate": _share_of_zeros, **sites},
+        lambda gate, **own: gated(counts(**own), gate=gate),
+    )
+
+
+FORMS = {
+    "zero_inflated_poisson": _form(dist.ZeroInflatedDistribution, _poisson, rate=event_rate),
+    "zero_inflated_negative_binomial": _form(
+        dist.ZeroInflatedDistribution,
+        _negative_binomial,
+        mean=event_rate,
+        concentration=_dispersion,
+    ),
+    "hurdle_poisson": _form(dist.HurdleDistribution, _poisson, rate=event_rate),
+    "hurdle_negative_binomial": _form(
+        dist.HurdleDistribution, _negative_binomial, mean=event_rate, concentration=_dispersion
+    ),
+}
