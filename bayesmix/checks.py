@@ -193,8 +193,8 @@ def place(mixture: "Mixture", site: "Observed", position: np.ndarray) -> str:
 
 def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> None:
     """Refuse values that no component can produce, where the supports are fixed."""
-    if any(map(_depends_on_parameters, site.supports)):
-        return
+    if any(map(_depends_on_parameters, site.supports)) or any(map(_is_real, site.supports)):
+        return  # finite numbers were asked for already
     cells = site.value.shape[: site.value.ndim - site.event_dim]
     inside = np.zeros(cells, bool)
     accepted = _without_edges(site)
@@ -219,6 +219,12 @@ def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> No
         f"site {site.name!r}: {place(mixture, site, position)} is {value}, outside the support of "
         f"{site.family} ({supports}){_hint(site)}"
     )
+
+
+def _is_real(support: Any) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.real
 
 
 def _without_edges(site: "Observed") -> tuple[Any, ...]:

@@ -139,7 +139,9 @@ class EM:
         if init_params is not None and init_resp is not None:
             raise ValueError("give init_params or init_resp, not both")
         work = work_of(mixture, mixture.N)
-        with placed(work), arithmetic(self.dtype, wide=has_family(mixture)):
+        with jax.enable_x64(True):  # as it was traced: elsewhere it would be read once more
+            wide = has_family(mixture)
+        with placed(work), arithmetic(self.dtype, wide=wide):
             _check_size(mixture)
             if self.bins is not None:
                 check_bins(mixture)
