@@ -164,12 +164,11 @@ def _lanes(
             from_params(engine, begin, own),
         )
         there = engine.params(state.point)
-        mass = state.statistics.mass if density.family else state.statistics
         return Ended(
             there,
             state.log_joint,
             state.log_likelihood,
-            mass.reshape(-1, density.K).sum(0),
+            density.counts(state.statistics),
             density.leaves(there, own) if density.family else {},
             state.stop,
             state.steps,

@@ -78,7 +78,9 @@ class Way:
     """A run under way: its state, the log joint after each E-step, how many were accelerated."""
 
     def __init__(self, state: EMState, history: Sequence[float], accelerated: int = 0) -> None:
-        self.state, self.history, self.accelerated = state, list(history), accelerated
+        # A start may have taken its first step already.
+        self.history = list(history) or [float(state.log_joint)] * int(state.steps)
+        self.state, self.accelerated = state, accelerated
         self.leaves: Any = None  # the components at the state, where they are known
 
     @property
@@ -134,7 +136,8 @@ class Climber:
 
     def begin(self, resp: np.ndarray) -> EMState:
         """The state before the first M-step, from responsibilities (n, K)."""
-        if self.engine.density.family is None:
+        density = self.engine.density
+        if density.family is None and density.portion is None:
             shaped = resp.reshape(*self.mixture.rows, self.mixture.K)
             weights = self.mixture.weights
             resp = shaped if weights is None else shaped * weights[..., None]

@@ -87,7 +87,7 @@ def evaluate(
     """
     density, data = density_of(mixture), data_of(mixture)
     total, n = points.shape
-    rows = data.rows.z.shape[-1] if density.family else mixture.N
+    rows = density.at_once(data) or mixture.N
     size = max(2 * n + 1, BLOCK)
     lanes = int(np.clip(CELLS // (rows * mixture.K), 1, size))
     size = -(-size // lanes) * lanes

@@ -92,9 +92,7 @@ class Engine:
 
     def counts(self, state: EMState) -> np.ndarray:
         """Rows (sum of weighted responsibilities) in each cluster, (K,)."""
-        if self.density.family:
-            return np.asarray(state.statistics.mass, np.float64)
-        return np.asarray(state.statistics, np.float64).reshape(-1, self.density.K).sum(0)
+        return np.asarray(self.density.counts(state.statistics), np.float64)
 
     def e_step(self, params: Params, data: Data) -> tuple[Any, Any, Any]:
         """Log joint, log likelihood and statistics at ``params``."""
@@ -318,9 +316,17 @@ def _state(
 # A single pass, which a search makes some dozens of times: quick to compile up to many rows.
 @compiled(lambda engine, resp, data: cells_of(data), moderate=FIT)
 def from_resp(engine: Engine, resp: Any, data: Data) -> EMState:
-    """The state before the first M-step, from responsibilities: (N, K), or weighted and by row."""
+    """The state before the first M-step, from responsibilities: (N, K), or weighted and by row.
+
+    Where rows come in chunks, loops hold no responsibilities: the state after the first step.
+    """
     density = engine.density
-    return engine.init(density.centre(data), density.statistics_of(resp, data), data)
+    centre, statistics = density.centre(data), density.statistics_of(resp, data)
+    state = engine.init(centre, statistics, data)
+    if not density.portion:
+        return state
+    params, inverse = engine.m_step(centre, statistics, state.inverse, data, True)
+    return from_params(engine, params, data)._replace(inverse=inverse)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -20,11 +20,11 @@ from jax.extend import core as jex
 INLINED = {"jit", "pjit", "closed_call", "core_call"}
 
 ELEMENTWISE = set(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp "
-    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
-    "integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or "
-    "polygamma pow real reduce_precision rem round rsqrt select_n sign sin sinh sqrt square "
-    "stop_gradient sub tan tanh xor".split()
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "
+    "clamp convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge "
+    "gt igamma igammac integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg "
+    "nextafter not or polygamma pow real reduce_precision regularized_incomplete_beta rem round "
+    "rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
 )
 
 NUMPY = {
@@ -529,7 +529,7 @@ def same_along(node: Node, axis: int) -> bool:
         return inner.shape[source] != node.shape[axis] or same_along(inner, source)
     if node.label == "transpose" and node.equation:
         return same_along(node.inputs[0], node.equation.params["permutation"][axis])
-    if not (node.inputs and (_is_elementwise(node) or (node.label == "cholesky" and axis == 0))):
+    if not (node.inputs and (is_elementwise(node) or (node.label == "cholesky" and axis == 0))):
         return not node.depends and not node.shape
     return all(not n.shape or same_along(n, axis) for n in node.inputs)
 
@@ -587,7 +587,7 @@ def _axes(node: Node, operands: list[Axes]) -> Axes:
         return tuple(a for axis, a in enumerate(operands[0]) if axis not in params["axes"])
     if node.label.startswith("cum"):
         return tuple(none if i == params["axis"] else a for i, a in enumerate(operands[0]))
-    if _is_elementwise(node):
+    if is_elementwise(node):
         pairs = [(n.shape, a) for n, a in zip(node.inputs, operands, strict=True) if n.shape]
         return tuple(
             none.union(*(a[i] for shape, a in pairs if shape[i] == size))
@@ -596,7 +596,8 @@ def _axes(node: Node, operands: list[Axes]) -> Axes:
     return (none,) * rank
 
 
-def _is_elementwise(node: Node) -> bool:
+def is_elementwise(node: Node) -> bool:
+    """Whether each cell of a node is made of the same cells, or the one cell, of its inputs."""
     if not all(n.shape == () or _broadcasts(n.shape, node.shape) for n in node.inputs):
         return False
     if node.label in ELEMENTWISE:

@@ -133,9 +133,7 @@ def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]
     modes = atlas([run.mode for run in runs], climber.mixture)[:CARRIED]
     begun = []
     for mode in modes:
-        state, first = climber.resume(mode.params)
-        state, history = climber.glance(state)
-        begun.append((state, first + history))
+        begun.append(climber.glance(climber.resume(mode.params)[0]))
     reached = max(float(state.log_joint) for state, _ in begun)
     carried = []
     for mode, (state, history) in progress(list(zip(modes, begun, strict=True)), "mode"):

@@ -30,6 +30,7 @@ ROOMS = (
     "marginal",
     "observed",
     "reader",
+    "portion",
     "checks",
     "program",
     "saved",

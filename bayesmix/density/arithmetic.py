@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
 
-from bayesmix.density.layout import family_of, is_tied, line_of
+from bayesmix.density import chunks
+from bayesmix.density.chunks import dot, safe, weighted
+from bayesmix.density.layout import family_of, is_tied, line_of, portion_of_rows
 from bayesmix.density.piece import Piece
 from bayesmix.factors import LowerTransform
 from bayesmix.families.lines import Lines
@@ -44,7 +46,7 @@ class Data(NamedTuple):
     """All that a Density needs of the data: summaries for the program's arithmetic, and rows."""
 
     known: list[Any]
-    rows: Any  # Rows; for the general sweep None, or factors of the row weights (*rows)
+    rows: Any  # Rows; of the general sweep Chunks, or None, or factors of the row weights (*rows)
     base: Any
     frame: Any = None  # of lines: what the coefficients are in the sweep's coordinates
 
@@ -84,11 +86,16 @@ class Density:
         if line is not None:
             self._leaves = {"coef": line[0].coefficients, "scale": line[1]}
         self._components, self._centres = reading.components, reading.centres
-        fit = (self._leaves, self._log_weights) if self.family else (self._components, self._scale)
+        self.portion = None if self.family else portion_of_rows(mixture)
+        fit: Any = (self._components, self._scale)
+        if self.family:
+            fit = (self._leaves, self._log_weights)
+        elif self.portion:
+            fit = tuple(leaf.whole for leaf in self.portion.shared)
         self.piece = Piece((self._terms, self._priors, self._bounds, self._centres, fit), reading)
         self._key = (
             self.piece,
-            (self.family, self.tied),
+            (self.family, self.tied, self.portion),
             tuple((name, shape, str(self.supports[name])) for name, shape in self.sites.items()),
             x64(),
         )
@@ -220,6 +227,8 @@ class Density:
         """The observed site's log density with the assignments summed out, in nats."""
         if self.family:
             return data.base + log_likelihood(self.family, *self.natural(params, data), data.rows)
+        if self.portion:
+            return chunks.log_likelihood(self.portion, params, self._shared(data), data.rows)
         components, scale = self._by_row(params, data)
         return jnp.sum(weighted(jax.nn.logsumexp(components, -1), scale))
 
@@ -230,7 +239,8 @@ class Density:
     def e_step(self, params: Params, data: Data) -> tuple[jax.Array, Any]:
         """The log likelihood and what the M-step needs.
 
-        Statistics of the sweep, or the weighted responsibilities (*rows, K) of the general sweep.
+        Statistics of the sweep; of the general sweep the weighted responsibilities (*rows, K), or,
+        where rows come in chunks, what they follow from.
         """
         if self.family:
             value, statistics = scan_rows(self.family, *self.natural(params, data), data.rows)
@@ -238,6 +248,8 @@ class Density:
                 leaves = self._standardised(params, data)[0]
                 return data.base + value, self._filled(statistics, leaves, data)
             return data.base + value, statistics
+        if self.portion:
+            return chunks.e_step(self.portion, params, self._shared(data), data.rows)
         components, scale = self._by_row(params, data)
         value = jnp.sum(weighted(jax.nn.logsumexp(components, -1), scale))
         resp = jax.nn.softmax(components, -1)
@@ -250,8 +262,11 @@ class Density:
     def statistics_of(self, resp: jax.Array, data: Data) -> Any:
         """What ``e_step`` gives, from responsibilities (N, K) instead of params.
 
-        Missing cells are then expected to be as the observed ones of their column and cluster.
+        The general sweep wants them weighted, (*rows, K), unless its rows come in chunks. Missing
+        cells are then expected to be as the observed ones of their column and cluster.
         """
+        if self.portion:
+            return self._given(resp, data)
         if self.family is None:
             return resp
         statistics = statistics_of(self.family, resp, data.rows)
@@ -259,6 +274,30 @@ class Density:
             return statistics
         leaves = available(self.family, *statistics, data.rows.patterns)
         return self._filled(statistics, leaves, data)
+
+    def _given(self, resp: jax.Array, data: Data) -> chunks.Given:
+        assert self.portion is not None
+        weights = data.rows.weights
+        rows = resp.reshape(-1, *weights.shape[2:], self.K)
+        own = weights[..., None] * chunks.in_chunks(rows, 0, self.portion.size)
+        return chunks.Given(own, own.reshape(-1, self.K).sum(0))
+
+    def counts(self, statistics: Any) -> jax.Array:
+        """Rows (sum of weighted responsibilities) in each cluster, (K,)."""
+        if self.family or self.portion:
+            return statistics.mass
+        return statistics.reshape(-1, self.K).sum(0)
+
+    def at_once(self, data: Data) -> int | None:
+        """How many rows a pass takes at once; None for all of them."""
+        if self.family:
+            return data.rows.z.shape[-1]
+        return self.portion.size if self.portion else None
+
+    def _shared(self, data: Data) -> list[Any]:
+        """What a portion of the rows needs of the data besides these rows."""
+        assert self.portion is not None
+        return self.piece([leaf.whole for leaf in self.portion.shared], {}, data.known)
 
     def whole(self, statistics: Any) -> Any:
         """Statistics of whole rows, on which closed forms work."""
@@ -276,6 +315,9 @@ class Density:
 
         What the priors take from the data stays as it is. Traceable.
         """
+        if self.portion:
+            own = data.rows.weights * factors
+            return data._replace(rows=data.rows._replace(weights=own))
         if self.family is None:
             return data._replace(rows=factors)
         rows = data.rows._replace(weights=data.rows.weights * factors, plain=None)
@@ -287,7 +329,16 @@ class Density:
         """Responsibilities of the rows as ``data`` holds them, (n, K); padding rows may follow."""
         if self.family:
             return responsibilities_of(self.family, *self.natural(params, data), data.rows)
+        if self.portion:
+            return self.by_portion(params, data)[1].reshape(-1, self.K)
         return jax.nn.softmax(self._by_row(params, data)[0], -1).reshape(-1, self.K)
+
+    def by_portion(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
+        """Weighted log density (n, ...) and responsibilities (n, ..., K) of rows in chunks; padding
+        rows may follow.
+        """
+        assert self.portion is not None
+        return chunks.pointwise(self.portion, params, self._shared(data), data.rows)
 
     def by_pattern(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
         """Weighted log density (N,) and responsibilities (N, K) of rows grouped by pattern."""
@@ -306,9 +357,12 @@ class Density:
         if self.family:
             eta, offset = self.natural(params, data)
             own = statistics.observed if self.patterned else statistics
-            fit = data.base + _dot(own.mass, offset) + jnp.sum(own.features * eta)
+            fit = data.base + dot(own.mass, offset) + jnp.sum(own.features * eta)
+        elif self.portion:
+            given = self._shared(data), data.rows
+            fit = chunks.expected(self.portion, params, statistics, *given)
         else:
-            fit = _dot(statistics, self.piece(self._components, params, data.known))
+            fit = dot(statistics, self.piece(self._components, params, data.known))
         return self.log_prior(params, data) + fit
 
 
@@ -325,18 +379,3 @@ def _off_zero(transform: Any, value: jax.Array) -> jax.Array:
     """
     z = transform.inv(value)
     return transform(jnp.where(z == 0, 0.01, z))
-
-
-def safe(components: jax.Array) -> jax.Array:
-    """Keep rows that no component can reach away from inf - inf."""
-    return jnp.where(jnp.isneginf(components), jnp.finfo(components.dtype).min, components)
-
-
-def weighted(value: jax.Array, scale: Any) -> jax.Array:
-    """``value`` times the rows' weights, or as it is; weight 0 switches off infinite values."""
-    return value if scale is None else jnp.where(scale > 0, scale * value, 0.0)
-
-
-def _dot(weight: jax.Array, value: jax.Array) -> jax.Array:
-    """sum(weight * value), where weight 0 switches off infinite values."""
-    return jnp.sum(weight * jnp.where(weight > 0, value, 0.0))

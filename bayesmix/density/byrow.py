@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from bayesmix.blocks import Blocks
-from bayesmix.density.arithmetic import safe, weighted
+from bayesmix.density.chunks import safe, weighted
 from bayesmix.density.piece import Piece
 from bayesmix.density.prepared import cached
 from bayesmix.program import Mixture, Params

@@ -8,6 +8,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from bayesmix.blocks import Blocks
+from bayesmix.density.chunks import portion_rows
 from bayesmix.families import Family, coordinates, find
 from bayesmix.families.lines import Frame, Lines, frame_of
 from bayesmix.families.mvn import MultivariateNormal
@@ -17,6 +18,7 @@ from bayesmix.families.product import Labels, Product
 from bayesmix.graph import Node, same_along
 from bayesmix.linear import Predictor, of_clusters, read_predictor
 from bayesmix.merge import SAMPLE, Merged, merge
+from bayesmix.portion import Portion, portion_of
 from bayesmix.program import Mixture, Observed
 from bayesmix.reader import Reading, x64
 
@@ -50,6 +52,22 @@ def family_of(mixture: Mixture) -> Family | None:
     if isinstance(found[0][1], Normal) and len(mixture.event_shape) == 1:
         return Normal(isotropic=same_along(mixture.reading.leaves[0]["scale"], 1))
     return found[0][1]
+
+
+def portion_of_rows(mixture: Mixture) -> Portion | None:
+    """The general sweep's arithmetic on a chunk of the rows; None for few rows, or where rows
+    cannot be taken apart.
+    """
+    key = ("portion", x64())
+    if key not in mixture.cache:
+        size = portion_rows(mixture.K, max(1, math.prod(mixture.event_shape)))
+        reading = mixture.reading
+        many = mixture.rows[0] > size and not isinstance(mixture.value, Blocks)
+        fixed = reading.scale is None or not reading.scale.depends
+        apart = many and fixed and not mixture.static_data and reading.group is None
+        given = mixture.program, mixture.arguments, reading, size
+        mixture.cache[key] = portion_of(*given) if apart else None
+    return mixture.cache[key]
 
 
 def line_of(mixture: Mixture) -> tuple[Predictor, Node] | None:

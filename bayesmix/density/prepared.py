@@ -14,6 +14,7 @@ import numpy as np
 
 from bayesmix.blocks import Blocks
 from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.chunks import Chunks, in_chunks, padded_weights, taken
 from bayesmix.density.layout import columns_of, line_columns, merged_of, spread_out
 from bayesmix.effort import cells_of, compiled
 from bayesmix.families.lines import Lines
@@ -22,7 +23,15 @@ from bayesmix.merge import binned
 from bayesmix.program import Mixture
 from bayesmix.reader import x64
 from bayesmix.rowwise import summarise
-from bayesmix.sweep import merged_rows, rows_of, sharded, streamed_rows, total_base, total_squares
+from bayesmix.sweep import (
+    at_hand,
+    merged_rows,
+    rows_of,
+    sharded,
+    streamed_rows,
+    total_base,
+    total_squares,
+)
 
 
 def cached(mixture: Mixture, name: str, make: Any) -> Any:
@@ -73,7 +82,14 @@ def prepare(density: Density, mixture: Mixture, dtype: str) -> Data:
     source = tuple(sorted(mixture.reading.data))
     arrays = [mixture.reading.data[number] for number in source]
     frame = line_columns(mixture)[1] if isinstance(density.family, Lines) else None
-    return _prepare(density, source, arrays, rows)._replace(frame=jax.tree.map(jnp.asarray, frame))
+    if density.portion:
+        weights = np.ones(mixture.rows) if mixture.weights is None else mixture.weights
+        return _prepare_chunks(density, source, arrays, jnp.asarray(weights, float))
+    rows = at_hand(rows)
+    known, base, shared = _prepare(density, source, arrays, rows)
+    if shared is not None:
+        rows = rows._replace(shared=shared)
+    return Data(known, rows, base, jax.tree.map(jnp.asarray, frame))
 
 
 def _prepare_blocks(density: Density, mixture: Mixture, blocks: Blocks, dtype: str) -> Data:
@@ -92,22 +108,43 @@ def _prepare_blocks(density: Density, mixture: Mixture, blocks: Blocks, dtype: s
 
 
 @compiled(lambda density, source, arrays, rows: cells_of(arrays), static=(0, 1))
-def _prepare(density: Density, source: tuple[int, ...], arrays: list[Any], rows: Any) -> Data:
-    """Everything that depends on the data alone, in one compiled call."""
+def _prepare(density: Density, source: tuple[int, ...], arrays: list[Any], rows: Any) -> Any:
+    """Everything that depends on the data alone, in one compiled call: what the program's
+    arithmetic needs, and the totals of the rows.
+    """
     known = evaluate(density.piece.frontier, dict(zip(source, arrays, strict=True)))
-    if density.family is None:
-        return Data(known, rows, jnp.zeros(()))
-    return on_rows(density, known, rows)
+    return known, *((jnp.zeros(()), None) if density.family is None else _totals(density, rows))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _prepare_chunks(
+    density: Density, source: tuple[int, ...], arrays: list[Any], weights: Any
+) -> Data:
+    """The same for the general sweep in chunks, with row weights."""
+    portion, count = density.portion, len(density.piece.frontier)
+    assert portion is not None
+    nodes = [*density.piece.frontier, *(leaf.whole for leaf in portion.rows)]
+    values = evaluate(nodes, dict(zip(source, arrays, strict=True)))
+    rows = [
+        in_chunks(value, axis, portion.size)
+        for axis, value in zip(portion.axes, values[count:], strict=True)
+    ]
+    return Data(values[:count], Chunks(rows, padded_weights(weights, portion.size)), jnp.zeros(()))
+
+
+def on_rows(density: Density, known: list[Any], rows: Any) -> Data:
+    """The data of a sweep: what the rows alone decide is added up once."""
+    rows = at_hand(rows)
+    base, shared = _totals(density, rows)
+    return Data(known, rows if shared is None else rows._replace(shared=shared), base)
 
 
 @partial(jax.jit, static_argnums=0)
-def on_rows(density: Density, known: list[Any], rows: Any) -> Data:
-    """The data of a sweep: what the rows alone decide is added up once."""
+def _totals(density: Density, rows: Any) -> Any:
+    """The base, and of tied spreads the squares, or None."""
     assert density.family is not None
     base = total_base(density.family, rows)
-    if density.tied:
-        rows = rows._replace(shared=total_squares(density.family, rows))
-    return Data(known, jax.tree.map(jnp.asarray, rows), base)
+    return base, total_squares(density.family, rows) if density.tied else None
 
 
 def sample_of(
@@ -116,11 +153,11 @@ def sample_of(
     """At most ``most`` of the rows, (n, D), the data of these alone, and whether they are all.
 
     Merged rows count once. Weights are raised to the weight of all; priors stay as the whole data
-    made them. The general sweep keeps all rows.
+    made them. The general sweep keeps all rows where they do not come in chunks.
     """
     density, merged = density_of(mixture), merged_of(mixture)
     x, weights = columns_of(mixture) if merged is None else (merged.x, merged.weights)
-    if density.family is None:
+    if density.family is None and (density.portion is None or len(mixture.rows) > 1):
         return np.asarray(x, np.float64), data, True
     if len(x) <= most:
         if merged is not None:
@@ -132,6 +169,10 @@ def sample_of(
     raised = np.ones(len(index)) if weights is None else weights[index]
     total = len(x) if weights is None else weights.sum()
     raised = raised * (total / raised.sum())
+    if density.portion:
+        chunks = taken(data.rows, index, raised, density.portion.size)
+        return some, data._replace(rows=chunks), False
+    assert density.family is not None
     rows = rows_of(some, raised, density.family, mixture.K, data.rows.z.dtype.name)
     return some, on_rows(density, data.known, rows)._replace(frame=data.frame), False
 
@@ -183,7 +224,7 @@ def on_bins(mixture: Mixture, bins: int, dtype: str) -> Mixture:
 
 
 def row_weights(mixture: Mixture) -> np.ndarray:
-    """Row weights as the sweep holds them, padding rows 0; (*rows) for the general sweep."""
-    if density_of(mixture).family:
+    """Row weights as the sweep holds them, padding rows 0; (*rows) where it takes all at once."""
+    if density_of(mixture).family or density_of(mixture).portion:
         return np.asarray(data_of(mixture).rows.weights, np.float64)
     return np.ones(mixture.rows) if mixture.weights is None else np.asarray(mixture.weights)

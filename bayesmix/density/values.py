@@ -19,8 +19,6 @@ def _log_joint(
     density: Density, piece: Piece, params: Params, data: Data, known: list[Any]
 ) -> jax.Array:
     """The log joint by the sweep; by the components' own densities where the sweep would cancel."""
-    if not density.may_cancel:
-        return density.log_joint(params, data)
 
     def by_components() -> jax.Array:
         return density.log_prior(params, data) + by_row(piece, params, known)[0].sum()
@@ -33,6 +31,7 @@ def _log_joint(
 
 _log_joint_of_sweep = jax.jit(Density.log_joint, static_argnums=0)
 _terms = jax.jit(Density.terms, static_argnums=0)
+_by_portion = jax.jit(Density.by_portion, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -57,22 +56,30 @@ def log_joint(mixture: Mixture, params: Params) -> jax.Array:
     Equal to ``numpyro.infer.util.log_density(program, args, kwargs, params)[0]``, without a
     Jacobian. Traceable; in the ambient precision.
     """
-    if isinstance(mixture.value, Blocks) or density_of(mixture).patterned:
-        return _log_joint_of_sweep(density_of(mixture), params, data_of(mixture))
+    density, data = density_of(mixture), data_of(mixture)
+    if isinstance(mixture.value, Blocks) or density.patterned or not density.may_cancel:
+        return _log_joint_of_sweep(density, params, data)
     row = row_piece(mixture)
-    return _log_joint(density_of(mixture), row[0], params, data_of(mixture), row[1])
+    return _log_joint(density, row[0], params, data, row[1])
 
 
 def responsibilities(mixture: Mixture, params: Params) -> jax.Array:
     """p(z_n = k | x_n, params), shape (*rows, K); rows sum to 1. Traceable."""
-    piece, known = row_piece(mixture)
-    return by_row(piece, params, known)[1]
+    return _pointwise(mixture, params)[1]
 
 
 def log_density(mixture: Mixture, params: Params) -> jax.Array:
     """log sum_k w_k f(x_n | k) of every observation, times its weight, (*rows), in nats."""
+    return _pointwise(mixture, params)[0]
+
+
+def _pointwise(mixture: Mixture, params: Params) -> tuple[jax.Array, jax.Array]:
+    """Log density, weighted, and responsibilities of every observation."""
+    if not isinstance(mixture.value, Blocks) and density_of(mixture).portion:
+        found = _by_portion(density_of(mixture), params, data_of(mixture))
+        return found[0][: mixture.rows[0]], found[1][: mixture.rows[0]]
     piece, known = row_piece(mixture)
-    return by_row(piece, params, known)[0]
+    return by_row(piece, params, known)
 
 
 def log_prior(mixture: Mixture, params: Params) -> dict[str, jax.Array]:
@@ -86,7 +93,8 @@ def expected_log_joint(mixture: Mixture, params: Params, at: Params) -> jax.Arra
     Q(theta | theta) plus the entropy of the responsibilities is ``log_joint(theta)``. Traceable.
     """
     density, data = density_of(mixture), data_of(mixture)
-    if hasattr(density.family, "scores"):
+    # A sum over chunks has no gradient in ``at``.
+    if hasattr(density.family, "scores") or density.portion:
         piece, known = row_piece(mixture)
         return _expected_by_row(density, piece, params, at, data, known)
     return _expected(density, params, at, data)

@@ -56,7 +56,9 @@ def _notes(mixture: Mixture) -> list[str]:
         which = ", a line for each cluster" if isinstance(density.family, Lines) else ""
         sweep = f"exponential-family sweep ({density.family.name}{which}), no N x K array"
     else:
-        sweep = "general sweep: the components' own log_prob, one (rows, K) array"
+        size = density.portion.size if density.portion else None
+        at_once = "one (rows, K) array" if size is None else f"{size} rows at a time"
+        sweep = f"general sweep: the components' own log_prob, {at_once}"
     if density.tied:
         sweep += "; one spread for all clusters, so no squares"
     weighted = "" if mixture.weights is None else "; rows are weighted"

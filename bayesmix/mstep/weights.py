@@ -23,9 +23,7 @@ def flat_weights(target: Target, context: Context) -> jax.Array:
 
 
 def _counts(context: Context) -> jax.Array:
-    if context.density.family:
-        return context.statistics.mass
-    return context.statistics.reshape(-1, context.density.K).sum(0)
+    return context.density.counts(context.statistics)
 
 
 def _normalised(counts: jax.Array) -> jax.Array:

@@ -85,8 +85,8 @@ def side_by_side(density: Density, data: Data, chains: int, waiting: bool) -> bo
     """
     if platform() != "cpu":
         return True
-    rows = data.rows.z.shape[-1] if density.family else cells_of(data)
-    return bool(rows * density.K * chains * 8 <= (2 if waiting else 4) * CACHED)
+    rows = density.at_once(data) or cells_of(data)
+    return bool(rows * density.K * chains * 8 <= (1 if waiting else 2) * CACHED)
 
 
 def _noted(state: Any) -> dict[str, Any]:

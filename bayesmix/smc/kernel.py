@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.coordinates import constrain, constrain_with_jacobian, free
-from bayesmix.density import Data, Density
+from bayesmix.density import Data, Density, density_of
 from bayesmix.device import platform
 from bayesmix.effort import SAMPLE, cells_of, compiled
 from bayesmix.program import Mixture, Params
@@ -166,7 +166,7 @@ def named(
 
 def lanes_of(mixture: Mixture, data: Data, particles: int) -> int:
     """How many particles are moved side by side: a power of 2 that divides their number."""
-    rows = data.rows.z.shape[-1] if data.rows is not None and hasattr(data.rows, "z") else mixture.N
+    rows = density_of(mixture).at_once(data) or mixture.N
     cells = CELLS if platform() == "cpu" else MANY
     most = int(np.clip(cells // (rows * mixture.K), 1, particles))
     return int(np.gcd(1 << (most.bit_length() - 1), particles))
