@@ -118,6 +118,8 @@ def _convert(value: Any, where: str) -> Any:
         return tuple(_convert(item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         raise ValueError(f"{where} is a random key: a key is the first argument of run only")
+    if isinstance(value, np.ma.MaskedArray):
+        return _array(value.astype(np.float64).filled(np.nan), where)
     try:
         return _array(on_host(value), where)
     except ValueError as error:
@@ -156,17 +158,22 @@ def _array(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
+    """Python's own numbers; None and pandas' NA are cells that are missing."""
+    if array.ndim == 0:
+        raise ValueError(f"{where} is a {type(array.item()).__name__}, not an array or a table")
+    numbers = np.empty(array.shape)
     for position, item in np.ndenumerate(array):
         place = f"row {position[0]}" + (f", column {position[1]}" if len(position) > 1 else "")
-        if item is None:
-            raise ValueError(
-                f"{where} has a missing value (None) at {place}: remove the row or fill it in"
-            )
         if isinstance(item, str):
             raise ValueError(f"{where} holds text ({item!r}) at {place}, not numbers")
         if isinstance(item, list | tuple | np.ndarray):
             raise ValueError(f"{where} is a list whose rows differ in length")
-    return np.array(array.tolist(), dtype=np.float64)
+        missing = item is None or type(item).__name__ == "NAType"
+        try:
+            numbers[position] = np.nan if missing else item
+        except (TypeError, ValueError):
+            raise ValueError(f"{where} holds {item!r} at {place}, not a number") from None
+    return numbers
 
 
 def seed_of(key: Any) -> np.random.SeedSequence:

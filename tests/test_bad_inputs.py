@@ -28,7 +28,8 @@ COUNTS = np.concatenate([_rng.poisson(2.0, 100), _rng.poisson(9.0, 100)])
 
 def put(value, row=17, column=1, base=GOOD):
     """A copy of good data with one bad cell."""
-    x = np.array(base, np.result_type(base, type(value)) if value is not None else object)
+    numeric = isinstance(value, float | int | complex | np.generic)
+    x = np.array(base, np.result_type(base, type(value)) if numeric else object)
     x[row, column] = value
     return x
 
@@ -95,6 +96,10 @@ def leaves_one_row_open(em):
 
 def same_as_good(em):
     assert em.log_joint == pytest.approx(gaussian(GOOD).log_joint, abs=1e-6)
+
+
+def same_as_with_a_nan(em):
+    assert em.log_joint == pytest.approx(gaussian(put(np.nan)).log_joint, abs=1e-6)
 
 
 # ----------------------------------------------------------------------- programs of other families
@@ -234,8 +239,18 @@ CASES = {
     "sorted": fits(lambda: gaussian(GOOD[np.argsort(GOOD[:, 0])]), same_as_good),
     "dtype_int": fits(lambda: gaussian(np.rint(GOOD * 10).astype(np.int64)), separates()),
     "dtype_bool": either(lambda: gaussian(BITS > 0.5), "bool"),
-    "dtype_object_none": fails(
-        lambda: gaussian(put(None)), "row 17", errors=REFUSALS),
+    "dtype_object_none": fits(lambda: gaussian(put(None)), same_as_with_a_nan),
+    "none_undeclared": fails(lambda: em_of(exponential, put(None)[:, 1]), "NaN", "row 17"),
+    "nullable": fits(
+        lambda: gaussian(_named(put(np.nan)).convert_dtypes()), same_as_with_a_nan),
+    "masked": fits(
+        lambda: gaussian(np.ma.masked_equal(put(1e9), 1e9)), same_as_with_a_nan),
+    "set": fails(lambda: gaussian({1.0, 2.0}), "set"),
+    "dictionary": fails(lambda: gaussian({"a": ONE_COLUMN}), "array or a table", "dict"),
+    "no_data": fails(lambda: gaussian(None), "array or a table", "None"),
+    "path": fails(lambda: gaussian("data.csv"), "array or a table", "data.csv"),
+    "dates": fails(lambda: gaussian(np.array([[np.datetime64("2020-01-01")]])), "datetime"),
+    "objects": fails(lambda: gaussian(put(object())), "row 17", "not a number"),
     "dtype_str_words": fails(
         lambda: gaussian(np.array([["a", "b"], ["c", "d"]])), "numbers", errors=REFUSALS),
     "dtype_f16": fits(lambda: gaussian(GOOD.astype(np.float16)), separates()),

@@ -41,6 +41,10 @@ def rows(x: ArrayLike) -> jax.Array:
     float32 and float64 stay what they are; booleans, integers and short floats become JAX's
     current default float, so that integer products cannot overflow.
     """
+    if x is None or isinstance(x, str | dict):
+        raise ValueError(
+            f"x must be an array or a table of numbers, not {type(x).__name__} {x!r:.60}"
+        )
     x = jnp.asarray(x)
     if x.dtype not in (jnp.float32, jnp.float64):
         x = x.astype(float)
