@@ -119,7 +119,7 @@ def _convert(value: Any, where: str) -> Any:
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         raise ValueError(f"{where} is a random key: a key is the first argument of run only")
     if isinstance(value, np.ma.MaskedArray):
-        return _array(value.astype(np.float64).filled(np.nan), where)
+        return _array(np.where(np.ma.getmaskarray(value), np.nan, value.data), where)
     try:
         return _array(on_host(value), where)
     except ValueError as error:

@@ -26,14 +26,18 @@ Simulated = np.ndarray | dict[str, np.ndarray]
 def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mixture:
     """The mixture read again with new data; the mixture itself when there are none.
 
-    Raises ValueError where the new data need parameters of another shape.
+    Raises ValueError where the new data need parameters of another shape, and where the columns of
+    a table have other names, or another order, than those that were fitted.
     """
     if not args and not kwargs:
         return mixture
-    if hasattr(mixture.program, "prepare"):  # numbers new categories as the fit did
+    by_name = hasattr(mixture.program, "prepare")  # it takes its columns by their names
+    if by_name:  # numbers new categories as the fit did
         fitted = mixture.arguments.rebuild(mixture.arguments.arrays)[1]
         kwargs = {"levels": fitted["levels"], **kwargs}
     new = trace(mixture.program, *args, **kwargs)
+    if not by_name:
+        _check_columns(mixture.arguments.columns, new.arguments.columns)
     if new.event_shape != mixture.event_shape:
         raise ValueError(
             f"site {mixture.name!r} was fitted to rows of shape {mixture.event_shape} but the new "
@@ -46,6 +50,18 @@ def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -
                 f"{new.sites[name].shape}"
             )
     return new
+
+
+def _check_columns(fitted: tuple[str, ...] | None, given: tuple[str, ...] | None) -> None:
+    """A table is read by position; a single column may have any name."""
+    if fitted is None or given is None or len(fitted) != len(given) or len(fitted) == 1:
+        return
+    for number, (name, other) in enumerate(zip(fitted, given, strict=True)):
+        if name != other:
+            raise ValueError(
+                f"column {number} of the new data is {other!r}, where {name!r} was fitted: choose "
+                f"the columns {list(fitted)}, in this order"
+            )
 
 
 def brought_near(mixture: Mixture) -> Mixture:

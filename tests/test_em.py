@@ -404,6 +404,17 @@ def test_prediction_refuses_another_number_of_columns():
         fitted("mvn_niw").predict(np.zeros((5, 3)))
 
 
+def test_prediction_refuses_columns_of_other_names():
+    """A table in another order would be read by position; one column may have any name."""
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    fit = em_of(BY_ID["mvn_niw"].program, frame, restarts=2)
+    labels = fit.predict(frame.to_numpy())
+    assert (fit.predict(frame) == labels).all()
+    for other in (frame[["b", "a"]], frame.rename(columns={"b": "c"})):
+        with pytest.raises(ValueError, match=r"column . of the new data .* \['a', 'b'\]"):
+            fit.predict(other)
+
+
 def test_priors_are_not_evaluated_again_on_new_data():
     """Data-scaled priors: predicting one far row uses the fitted params only."""
     em = em_of(bm.models.gaussian(2), X)
