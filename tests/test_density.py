@@ -124,6 +124,19 @@ def test_fishers_identity(row):
     assert gap <= ROUNDING * (largest + out.size.max())
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        bm.log_joint,
+        bm.responsibilities,
+        lambda mixture, params: bm.expected_log_joint(mixture, params, params),
+    ],
+)
+def test_a_site_without_a_value_is_named(value):
+    with pytest.raises(ValueError, match=r"missing \['cov', 'loc'\]"):
+        value(traced("mvn_niw"), {"weights": np.array([0.5, 0.5])})
+
+
 @rows
 def test_expected_log_joint_plus_entropy_is_log_joint(row):
     out = record(row.id)

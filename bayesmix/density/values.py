@@ -54,13 +54,21 @@ def log_joint(mixture: Mixture, params: Params) -> jax.Array:
     """Log density of all sites of the program at constrained ``params``, in nats.
 
     Equal to ``numpyro.infer.util.log_density(program, args, kwargs, params)[0]``, without a
-    Jacobian. Traceable; in the ambient precision.
+    Jacobian. Traceable; in the ambient precision. Like the functions below it raises ValueError
+    where ``params`` lack a latent site.
     """
+    _check_sites(mixture, params)
     density, data = density_of(mixture), data_of(mixture)
     if isinstance(mixture.value, Blocks) or density.patterned or not density.may_cancel:
         return _log_joint_of_sweep(density, params, data)
     row = row_piece(mixture)
     return _log_joint(density, row[0], params, data, row[1])
+
+
+def _check_sites(mixture: Mixture, params: Params) -> None:
+    missing = [name for name in mixture.sites if name not in params]
+    if missing:
+        raise ValueError(f"params need a value for every latent site: missing {missing}")
 
 
 def responsibilities(mixture: Mixture, params: Params) -> jax.Array:
@@ -75,6 +83,7 @@ def log_density(mixture: Mixture, params: Params) -> jax.Array:
 
 def _pointwise(mixture: Mixture, params: Params) -> tuple[jax.Array, jax.Array]:
     """Log density, weighted, and responsibilities of every observation."""
+    _check_sites(mixture, params)
     if not isinstance(mixture.value, Blocks) and density_of(mixture).portion:
         found = _by_portion(density_of(mixture), params, data_of(mixture))
         return found[0][: mixture.rows[0]], found[1][: mixture.rows[0]]
@@ -92,6 +101,8 @@ def expected_log_joint(mixture: Mixture, params: Params, at: Params) -> jax.Arra
 
     Q(theta | theta) plus the entropy of the responsibilities is ``log_joint(theta)``. Traceable.
     """
+    _check_sites(mixture, params)
+    _check_sites(mixture, at)
     density, data = density_of(mixture), data_of(mixture)
     # A sum over chunks has no gradient in ``at``.
     if hasattr(density.family, "scores") or density.portion:
