@@ -28,6 +28,7 @@ WORDS = (
     (constraints.unit_interval, "numbers from 0 to 1"),
     (constraints.open_interval(0.0, 1.0), "numbers strictly between 0 and 1"),
 )
+HURDLES = (dist.HurdleProbs, dist.HurdleLogits)
 MULTINOMIAL = (dist.MultinomialProbs, dist.MultinomialLogits)
 
 
@@ -197,7 +198,7 @@ def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> No
         return  # finite numbers were asked for already
     cells = site.value.shape[: site.value.ndim - site.event_dim]
     inside = np.zeros(cells, bool)
-    accepted = _without_edges(site)
+    accepted = _accepted(site)
     for support in accepted:
         inside |= _inside(support, site).reshape(cells)
     if site.components == (dist.Dirichlet,):
@@ -222,17 +223,30 @@ def _check_support(mixture: "Mixture", site: "Observed", used: np.ndarray) -> No
 
 
 def _is_real(support: Any) -> bool:
+    return _of_cell(support) is constraints.real
+
+
+def _of_cell(support: Any) -> Any:
+    """The support of a single cell."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return support is constraints.real
+    return support
 
 
-def _without_edges(site: "Observed") -> tuple[Any, ...]:
-    """The supports, without 0 and 1 for a Beta: NumPyro accepts them, its density is 0 or inf."""
-    if site.components not in ((dist.Beta,), (dist.BetaProportion,)):
+def _accepted(site: "Observed") -> tuple[Any, ...]:
+    """The supports as the densities have them.
+
+    NumPyro's have 0 and 1 for a Beta, whose density there is 0 or inf, and have no 0 for a hurdle
+    that is written as HurdleDistribution of positive numbers.
+    """
+    inner = _of_cell(site.supports[0])
+    if site.components in ((dist.Beta,), (dist.BetaProportion,)):
+        own: Any = constraints.open_interval(0.0, 1.0)
+    elif getattr(site.components[0], "outer", None) in HURDLES and inner is constraints.positive:
+        own = constraints.nonnegative
+    else:
         return site.supports
-    between = constraints.open_interval(0.0, 1.0)
-    return (constraints.independent(between, site.event_dim) if site.event_dim else between,)
+    return (constraints.independent(own, site.event_dim) if site.event_dim else own,)
 
 
 def _hint(site: "Observed") -> str:

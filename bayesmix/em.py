@@ -54,6 +54,7 @@ SENTENCES = {
     INTERRUPTED: "interrupted: the best params so far; give them as init_params to go on",
     FELL: "stopped: the log joint fell by more than rounding; the params are the last good ones",
 }
+LOWEST = float(np.finfo(np.float32).min) / 2  # of a log joint: below, a row is impossible
 MUCH = 0.1  # nats of a row that rounding may hide before a note says so
 COARSE = (
     "{dtype} may get the log density of a row wrong by up to {nats:.1g} nats: a cluster is far "
@@ -211,7 +212,7 @@ class EM:
         seed: np.random.SeedSequence,
         began: float,
     ) -> EMResult:
-        finite = [each for each in outcome.runs if np.isfinite(each.mode.log_joint)]
+        finite = [each for each in outcome.runs if LOWEST < each.mode.log_joint < np.inf]
         if not finite:
             raise ValueError(_nowhere(mixture))
         modes = atlas([each.mode for each in finite], mixture)

@@ -370,3 +370,20 @@ def test_every_row_of_the_references_is_here(reference):
 
 def test_nothing_predicts_before_a_fit():
     assert not hasattr(bm.EM(bm.models.gaussian(2)), "predict")
+
+
+def test_a_row_that_no_component_can_reach_is_named():
+    """The bounds of a Uniform may depend on parameters, so only the fit can tell."""
+
+    def program(x):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+        with numpyro.plate("cluster", 2):
+            low = numpyro.sample("low", dist.Uniform(-1.0, 0.0))
+        with numpyro.plate("obs_id", len(x)):
+            parts = bm.VectorMixture(dist.Categorical(probs=weights), dist.Uniform(low, 1.0))
+            numpyro.sample("x", parts, obs=x)
+
+    x = np.linspace(0.1, 0.9, 9)
+    x[3] = 3.0
+    with pytest.raises(ValueError, match=r"row 3, 3\.0, has density 0"):
+        em_of(program, x, restarts=1)

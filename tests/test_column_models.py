@@ -398,6 +398,8 @@ BAD = {
     ),
     "dirichlet": (put("dirichlet", 0.0), "row 4", "sum to 1", "all must be positive"),
     "multinomial": (put("multinomial", 1.5), "row 4, column 1 is 1.5", "whole numbers"),
+    "multinomial nan": (put("multinomial", np.nan), "row 4, column 1 is nan", "remove the row"),
+    "categorical": (np.array([0, 1, 2, 1, np.inf]), "row 4 is inf", "remove the row"),
 }
 
 
@@ -405,7 +407,7 @@ BAD = {
 def test_bad_data_are_refused_in_one_sentence(name):
     x, *words = BAD[name]
     with pytest.raises(ValueError, match="site 'x'") as error:
-        bm.trace(getattr(models, name)(K), x)
+        bm.trace(getattr(models, name.split()[0])(K), x)
     for word in words:
         assert word.lower() in str(error.value).lower(), str(error.value)
     assert len(str(error.value)) < 300

@@ -162,6 +162,27 @@ def test_a_hurdle_before_positive_numbers_may_collapse_as_they_do(prior, told):
     assert ("the log joint has no maximum" in " ".join(str(bm.trace(program, x)).split())) == told
 
 
+@pytest.mark.parametrize("bad", [False, True])
+def test_zeros_are_values_of_a_hurdle_however_it_is_written(bad):
+    """NumPyro's support of HurdleDistribution(Gamma) has no 0, its density has."""
+    x = BY_ID["hurdle_gamma"].args[0].copy()
+
+    def program(x):
+        weights = numpyro.sample("weights", dist.Dirichlet(np.full(2, 2.0)))
+        with numpyro.plate("cluster", 2):
+            rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+        parts = dist.HurdleDistribution(dist.Gamma(2.0, rate), gate=0.2)
+        with numpyro.plate("obs_id", len(x)):
+            numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), parts), obs=x)
+
+    if not bad:
+        assert bm.certify(jax.random.key(0), bm.trace(program, x), points=1).passed
+        return
+    x[3] = -1.0
+    with pytest.raises(ValueError, match=r"row 3 is -1\.0, .*numbers from 0"):
+        bm.trace(program, x)
+
+
 class Doubled(dist.ZeroInflatedPoisson):
     """Not NumPyro's own: it may have any density."""
 

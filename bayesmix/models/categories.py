@@ -137,6 +137,8 @@ def _multinomial(K: int, prior: str) -> Program:
             raise ValueError(
                 f"x must have shape (N, C), a column for each kind, got {counts.shape}"
             )
+        whole_rows = "remove the row: the counts of a Multinomial go together"
+        _refuse(~np.isfinite(np.asarray(x)), np.asarray(x), whole_rows)
         most = int(np.asarray(x).sum(1).max())
         shares = (counts.sum(0) + 1 / counts.shape[1]) / (counts.sum() + 1)
         own = 1 + shares if prior == "default" else jnp.ones_like(shares)
@@ -149,6 +151,14 @@ def _multinomial(K: int, prior: str) -> Program:
 
     program.__name__ = program.__qualname__ = f"multinomial_{prior}"
     return program
+
+
+def _refuse(bad: np.ndarray, values: np.ndarray, remedy: str) -> None:
+    """Raise ValueError naming the first bad cell, if there is one."""
+    if bad.any():
+        cell = np.argwhere(bad)[0]
+        where = f"row {cell[0]}" + (f", column {cell[1]}" if len(cell) > 1 else "")
+        raise ValueError(f"site 'x': {where} is {values[tuple(cell)]}: {remedy}")
 
 
 def whole(codes: jax.Array) -> jax.Array:
@@ -168,6 +178,7 @@ def categories_prior(codes: jax.Array, levels: int, prior: str) -> Any:
 def number_of_levels(x: ArrayLike) -> int:
     """The largest code plus 1, at least 2; ValueError for codes that have gaps."""
     values = np.asarray(x)
+    _refuse(np.isinf(values), values, "remove the row or the value")
     seen = sorted({int(code) for code in np.unique(values[values == values])})
     if not seen:
         raise ValueError("x has no value at all: every answer is missing")
