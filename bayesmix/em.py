@@ -45,7 +45,7 @@ from bayesmix.mstep import plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
 from bayesmix.saved import digest, outline
-from bayesmix.search import Found, search
+from bayesmix.search import Found, run_from, search
 
 SENTENCES = {
     CONVERGED: "converged: what remains to be gained is estimated to be below {tol:.1g} nats",
@@ -90,7 +90,8 @@ class EM:
         be more than 0.1 nats a note says so.
     bins : search on so many cells of univariate continuous data, each with its exact mean and
         weight, in place of a sample of the rows; the modes found are carried on with every row, so
-        that no result is approximate. Worth it where a sample misses small clusters.
+        that no result is approximate. Worth it where a sample misses small clusters. A run from
+        ``init_params`` likewise goes to its mode on the cells before it goes on with every row.
     checkpoint : a file that keeps the search as it goes. The same call goes on where a run was
         killed, was interrupted or found the disk full, and ends at the same modes.
     progress_bar : show the starts as they finish.
@@ -189,7 +190,7 @@ class EM:
             params = _checked_params(climber.mixture, init_params)
             state, inside = entered(climber.engine, params, climber.data)
             _check_supports(climber, inside)
-            run = climber.climb(state, [float(state.log_joint)])
+            run = run_from(climber, params, state, self.bins)
         elif init_resp is not None:
             run = climber.climb(climber.begin(_checked_resp(climber.mixture, init_resp)))
         else:

@@ -242,7 +242,8 @@ def hasten(
     joint after each pass. Where unconstrained coordinates end (a weight of 0), the state comes back
     as it was, for plain steps to go on. An interrupt is a stop.
     """
-    z = np.asarray(to_free(engine.density, engine.params(state.point), data))
+    params = engine.unflatten(np.asarray(state.point))
+    z = np.asarray(to_free(engine.density, params, data))
     here = probe(engine, z, state.inverse, data)
     if not here.finite:
         return state, []

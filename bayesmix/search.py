@@ -17,8 +17,9 @@ from bayesmix.climb import NOWHERE, Climber, Run, work_of
 from bayesmix.density import binned_of, sample_of
 from bayesmix.density.layout import line_of
 from bayesmix.device import brought, placed
-from bayesmix.engine import INTERRUPTED
+from bayesmix.engine import INTERRUPTED, EMState
 from bayesmix.modes import atlas, rows_needed
+from bayesmix.program import Params
 from bayesmix.start import Starts, coded, starts_on
 
 SCOUT = 4096  # rows that the search looks at
@@ -66,6 +67,22 @@ def search(
                 raise
             runs, interrupted = _carried(_hurried(climber), runs, progress), True
     return Found(runs, interrupted)
+
+
+def run_from(climber: Climber, params: Params, state: EMState, bins: int | None) -> Run:
+    """One run from ``params``, where ``state`` is; by way of the mode of the cells, if any."""
+    mixture = climber.mixture
+    if bins is None or bins >= mixture.N:
+        return climber.climb(state, [float(state.log_joint)])
+    cells = brought(binned_of(mixture, climber.data, bins)[1])
+    coarse = replace(climber, data=cells, tol=max(climber.tol, ROUGH))
+    first = coarse.climb(*coarse.resume(params))
+    if not np.isfinite(first.mode.log_joint):
+        return climber.climb(state, [float(state.log_joint)])
+    interrupted = first.stop == INTERRUPTED
+    rest = _hurried(climber) if interrupted else climber
+    run = rest.climb(*rest.resume(first.mode.params), first.pairs)
+    return run._replace(stop=INTERRUPTED) if interrupted else run
 
 
 def _scouted(

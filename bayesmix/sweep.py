@@ -119,8 +119,8 @@ def _aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 def at_hand(rows: Any) -> Any:
     """Rows as JAX arrays; on a CPU those that are aligned stay where they are."""
-    return jax.tree.map(
-        lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else jnp.asarray(a), rows
+    return jax.device_put(
+        jax.tree.map(lambda a: a if isinstance(a, jax.Array) else np.asarray(a), rows)
     )
 
 

@@ -41,10 +41,10 @@ CASES = (
     Case(100_000, 8, 8, "diag", steps=10, pairs=2, climbs=3),
     Case(100_000, 8, 8, "tied", steps=10, pairs=2),
     Case(100_000, 8, 8, "spherical", steps=10, pairs=2),
-    Case(100_000, 32, 32, steps=3, seeds=1),
+    Case(100_000, 32, 32, steps=3, seeds=5),
     Case(1_000_000, 2, 50, steps=8, seeds=1),
-    Case(1_000_000, 16, 16, steps=8, seeds=1),
-    Case(1_000_000, 1, 5, steps=6, seeds=2),
+    Case(1_000_000, 16, 16, steps=8, seeds=1, climbs=1),
+    Case(1_000_000, 1, 5, steps=6, seeds=5, climbs=1),
     Case(10_000, 2, 5, steps=100, pairs=2, dtype="float32"),
     Case(100_000, 8, 8, steps=10, pairs=2, dtype="float32"),
     Case(1_000_000, 16, 16, steps=8, seeds=1, dtype="float32"),
@@ -73,7 +73,15 @@ def data(case: Case, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return x.astype(case.dtype), start
 
 
-def ours(case: Case, x: np.ndarray, start: Any, steps: int, accelerate: bool = False) -> Any:
+def ours(
+    case: Case,
+    x: np.ndarray,
+    start: Any,
+    steps: int,
+    accelerate: bool = False,
+    bins: int | None = None,
+    tol: float = 1e-9,
+) -> Any:
     """An EMResult after ``steps`` steps, or fewer where the log joint no longer moves."""
     import jax
 
@@ -83,9 +91,10 @@ def ours(case: Case, x: np.ndarray, start: Any, steps: int, accelerate: bool = F
     em = bm.EM(
         program,
         max_steps=steps,
-        tol=1e-9,
+        tol=tol,
         accelerate=accelerate,
         dtype=case.dtype,
+        bins=bins,
         progress_bar=False,
     )
     return em.run(jax.random.key(0), x, init_params=start)

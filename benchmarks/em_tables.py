@@ -62,6 +62,7 @@ def agreement(case: Case, differences: list[float]) -> str:
 def climbs(records: Records) -> str:
     heads = ("rows x columns", "scikit-learn", "plain", "accelerated")
     heads += ("steps, plain and accelerated", "ratio plain", "ratio accelerated")
+    heads += ("with bins, and ratio",)
     rows = []
     for case in CASES:
         piece = found(records, "climbs", case)
@@ -74,6 +75,9 @@ def climbs(records: Records) -> str:
         ]
         cells = [str(case), *(spread(spent[name], ".3g") for name in LIBRARIES), ", ".join(needed)]
         cells += [spread(spent["sklearn"] / spent[name]) for name in ("plain", "accelerated")]
+        binned = [run["binned"] for run in piece["seconds"] if "binned" in run]
+        ratio = spread(spent["sklearn"] / binned) if binned else ""
+        cells.append(f"{spread(binned, '.3g')}: {ratio}" if binned else "")
         rows.append(cells)
     return table(heads, rows)
 
