@@ -11,17 +11,26 @@ from dataclasses import dataclass
 WIDTH = 100
 NARROWEST = 24  # a cell that runs over several lines keeps this much room
 
-STYLE = """<style>
-.bm-sheet{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;margin:.3em 0}
-.bm-sheet p{margin:.2em 0}.bm-sheet p.bm-title{font-weight:600}
-.bm-sheet table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6em 0}
-.bm-sheet th,.bm-sheet td{padding:.12em .7em;border:0;background:none;vertical-align:top}
-.bm-sheet th{font-weight:600;border-bottom:1px solid rgba(128,128,128,.45)}
+# Type and tables of all that is shown in a notebook; SCOPE is the class of what is styled.
+LOOK = """
+.SCOPE{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
+.SCOPE table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+.SCOPE th,.SCOPE td{border:0;background:none;vertical-align:top}
+.SCOPE th{font-weight:600;border-bottom:1px solid rgba(128,128,128,.45)}
+.SCOPE tbody tr:nth-child(even){background:rgba(128,128,128,.07)}
+"""
+OWN = """
+.bm-sheet{margin:.3em 0}.bm-sheet p{margin:.2em 0}.bm-sheet p.bm-title{font-weight:600}
+.bm-sheet table{margin:.6em 0}.bm-sheet th,.bm-sheet td{padding:.12em .7em}
 .bm-sheet th:first-child,.bm-sheet td:first-child{padding-left:0}
 .bm-sheet td:not(:last-child){white-space:nowrap}
 .bm-sheet .bm-l{text-align:left}.bm-sheet .bm-r{text-align:right}
-.bm-sheet tbody tr:nth-child(even){background:rgba(128,128,128,.07)}
-</style>"""
+"""
+
+
+def style(scope: str, own: str) -> str:
+    """The style of one class of element: the look of all, and rules of its ``own``."""
+    return f"<style>{LOOK.replace('SCOPE', scope)}{own}</style>"
 
 
 @dataclass(frozen=True)
@@ -90,4 +99,4 @@ class Sheet:
             pieces.append(
                 part.markup() if isinstance(part, Table) else f"<p>{html.escape(part)}</p>"
             )
-        return f"{STYLE}<div class='bm-sheet'>{''.join(pieces)}</div>"
+        return f"{style('bm-sheet', OWN)}<div class='bm-sheet'>{''.join(pieces)}</div>"

@@ -12,39 +12,38 @@ from bayesmix.card.grids import Grid, grids, quantity
 from bayesmix.card.text import HEAD, cells
 from bayesmix.card.words import needs_care
 from bayesmix.diagnose.words import ESS_GOOD, RHAT_GOOD
+from bayesmix.sheet import style
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bayesmix.card import Card
 
-STYLE = """<style>
-.bm-card{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:72em;margin:.5em 0;
- padding:1em 1.25em;border:1px solid rgba(128,128,128,.35);border-radius:8px}
+OWN = """
+.bm-card{max-width:72em;margin:.5em 0;padding:1em 1.25em;
+ border:1px solid rgba(128,128,128,.35);border-radius:8px}
 .bm-card h3{margin:0;font-size:1.15em}.bm-card h4{margin:1.3em 0 .3em;font-size:1em}
 .bm-card .bm-sub{opacity:.75;margin:.15em 0}.bm-card .bm-sub b{display:inline-block;width:6em}
 .bm-card .bm-verdict{border-left:4px solid #0072B2;padding:.35em .9em;margin:.9em 0;
  background:rgba(0,114,178,.08)}.bm-card .bm-verdict.bm-care{border-color:#D55E00;
  background:rgba(213,94,0,.09)}.bm-card .bm-verdict p{margin:.25em 0}
 .bm-card .bm-verdict p:first-child{font-weight:600}
-.bm-card table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;margin:0}
-.bm-card th,.bm-card td{padding:.16em .6em;text-align:right;border:0;white-space:nowrap;
- background:none}.bm-card th{font-weight:600;border-bottom:1px solid rgba(128,128,128,.45)}
+.bm-card table{width:100%;margin:0}
+.bm-card th,.bm-card td{padding:.16em .6em;text-align:right;white-space:nowrap}
 .bm-card td:first-child,.bm-card th:first-child{text-align:left;padding-left:0}
 .bm-card td:first-child{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em}
-.bm-card tbody tr:nth-child(even){background:rgba(128,128,128,.07)}
 .bm-card .bm-bad{color:#D55E00;font-weight:600}
 .bm-card .bm-tag{font-weight:400;font-size:.85em;padding:.05em .6em;margin-left:.5em;
  border-radius:1em;background:rgba(128,128,128,.18)}
 .bm-card ul{margin:.3em 0;padding-left:1.2em}.bm-card .bm-notes{font-size:.9em;opacity:.85}
 .bm-card svg{vertical-align:middle;overflow:visible}.bm-card .bm-scroll{overflow-x:auto}
-</style>"""
+"""
 
 
 def html_of(card: Card, rows: int = 60) -> Iterator[str]:
     """Pieces of the HTML; at most `rows` parameters are listed."""
     esc = html.escape
-    yield f"{STYLE}<div class='bm-card'><h3>{esc(card.heading)}</h3>"
+    yield f"{style('bm-card', OWN)}<div class='bm-card'><h3>{esc(card.heading)}</h3>"
     yield f"<p class='bm-sub'>{esc(card.title)}</p>"
     yield from (f"<p class='bm-sub'><b>{esc(n)}</b>{esc(line)}</p>" for n, line in card.engines)
     care = " bm-care" if needs_care(card.facts) else ""

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from bayesmix.compare.contenders import Contender
-from bayesmix.density import log_prior
+from bayesmix.density import Data, Density, data_of, density_of
 from bayesmix.diagnose.words import RHAT_BAD, RHAT_GOOD, count, rhat_text
 from bayesmix.estimate import EMResult
 from bayesmix.importance import bound
+from bayesmix.program import Params
 from bayesmix.relabel.report import listed
 from bayesmix.relabel.tree import dataset, shape_of
 
@@ -147,11 +149,16 @@ REASONS = {
 }
 
 
+@partial(jax.jit, static_argnums=0)
+def _prior_slope(density: Density, params: Params, data: Data) -> Params:
+    return jax.grad(density.log_prior)(params, data)
+
+
 def _prior_matters(em: EMResult) -> bool:
     """Whether the log prior has a slope at the MAP."""
     with jax.enable_x64(True):
         params = {name: np.asarray(value, float) for name, value in em.params.items()}
-        slope = jax.jit(jax.grad(lambda p: sum(log_prior(em.mixture, p).values())))(params)
+        slope = _prior_slope(density_of(em.mixture), params, data_of(em.mixture))
     return any(
         bool((np.abs(np.asarray(slope[name]) * value) > EQUAL).any())
         for name, value in params.items()
