@@ -96,7 +96,11 @@ class ModeWeights:
                 "draws miss it; smc.to_datatree() has it."
             )
         elif not several:
-            lines.append(f"One mode: SMC finds no other than that of the chains{self._but_for()}.")
+            lines.append(
+                f"One mode, as far as SMC can see: it finds no other than that of the "
+                f"chains{self._but_for()}. A mode so narrow that none of its draws from the prior "
+                "came near it, and EM did not either, both would miss."
+            )
         return [*lines, *self._verdict()] if several else lines
 
     def _but_for(self) -> str:

@@ -2,6 +2,7 @@
 
 python benchmarks/nuts_ess.py --others PYTHON                every sampler on the seven sets
 python benchmarks/nuts_ess.py faithful --only bayesmix stan  some of it
+python benchmarks/nuts_ess.py --only stan --transitions 300  fewer of the others' transitions
 python benchmarks/nuts_ess.py --table                        the table and plot of what was run
 
 PYTHON is an interpreter with PyMC, nutpie and PyStan, by default this one. Every run is a process
@@ -23,9 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 OURS, THEIRS = ("bayesmix", "bayesmix-nuts", "bayesmix-bins", "numpyro"), ("pymc", "nutpie", "stan")
-CHAINS, DRAWS, NUMPYRO_WARMUP, SEEDS = 4, 1000, 1000, (2, 3, 4)
+CHAINS, DRAWS, SEEDS = 4, 1000, (2, 3, 4)
 RESULTS = Path(__file__).resolve().parent / "results" / "nuts.jsonl"
-RHAT = 1.01
+RHAT, WRONG = 1.01, 6.0  # largest R-hat, and distance of means in errors, that have a rate
 
 
 def observe(weights, components, x):
@@ -103,8 +104,7 @@ def univariate(N):
 def galaxies():
     import bayesmix as bm
 
-    x = bm.datasets.load_galaxies().to_numpy(float).ravel()
-    x = x / 1000 if x.max() > 1000 else x
+    x = bm.datasets.load_galaxies()["velocity_corrected"].to_numpy(float) / 1000
     return "normals", x, {"K": 3, "centre": 20.0, "spread": 10.0, "middle": 2.0}
 
 
@@ -212,8 +212,11 @@ def save(target, samples):
     np.savez(target, **{site: np.asarray(value, float) for site, value in samples.items()})
 
 
-def numpyro_run(name, target):
-    """NumPyro as in its documentation; what it compiles is taken from JAX's own clock."""
+def numpyro_run(name, target, transitions):
+    """NumPyro as in its documentation, so many transitions of warm-up and as many draws.
+
+    What it compiles is taken from JAX's own clock.
+    """
     import jax
     import numpyro
 
@@ -225,8 +228,8 @@ def numpyro_run(name, target):
     numpyro.enable_x64()
     mcmc = numpyro.infer.MCMC(
         numpyro.infer.NUTS(program),
-        num_warmup=NUMPYRO_WARMUP,
-        num_samples=DRAWS,
+        num_warmup=transitions,
+        num_samples=transitions,
         num_chains=CHAINS,
         chain_method="sequential",
         progress_bar=False,
@@ -252,9 +255,12 @@ COMPILING = {
 }
 
 
-def one(name, sampler, target):
+def one(name, sampler, target, transitions):
     """What is measured of one sampler of this venv; its draws go to files that begin as target."""
-    found = numpyro_run(name, target) if sampler == "numpyro" else ours(name, sampler, target)
+    if sampler == "numpyro":
+        found = numpyro_run(name, target, int(transitions))
+    else:
+        found = ours(name, sampler, target)
     found["versions"] = {library: version(library) for library in ("jax", "numpyro")}
     return found
 
@@ -349,18 +355,28 @@ def run(name, sampler, asked, folder, pivots):
         np.savez(source, x=x, **constants)
         script = str(here.with_name("nuts_others.py"))
         command = [asked.others, script, sampler, kind, source, f"{target}.0.npz"]
+        command += [str(asked.transitions)] * 2
         found = in_a_process(command, asked.limit)
         if found and "compiling" in found:
             found |= {
                 "cold": found["compiling"] + found["sampling"],
                 "warm": [found["sampling"]],
-                "steps": found["steps"] / (CHAINS * 2 * DRAWS),
+                "steps": found["steps"] / (CHAINS * 2 * asked.transitions),
             }
     else:
-        found = in_a_process(
-            [sys.executable, str(here), "--one", name, sampler, target], asked.limit
-        )
+        command = [
+            sys.executable,
+            str(here),
+            "--one",
+            name,
+            sampler,
+            target,
+            str(asked.transitions),
+        ]
+        found = in_a_process(command, asked.limit)
     line = {"set": name, "sampler": sampler, "limit": asked.limit, "date": time.strftime("%F %R")}
+    if sampler not in OURS[:3]:
+        line["draws"] = asked.transitions
     if found is None or "error" in found:
         return line | (found or {"error": f"not finished in {asked.limit:.0f} CPU s"})
     ess, rhat = [], []
@@ -393,11 +409,15 @@ def apart(line, other):
     return max(abs(a[1] - b[1]) / (a[2] ** 2 + b[2] ** 2) ** 0.5 for a, b in pairs)
 
 
-def rates(line):
-    """ESS per CPU second of each run while sampling, and of the whole first run; () where R-hat
-    is too large.
+def rates(line, latest):
+    """ESS per CPU second of each run while sampling, and of the whole first run.
+
+    () where R-hat is too large, or where the posterior is not that of bayesmix.
     """
     if "error" in line or not max(line["rhat"]) <= RHAT:
+        return (), ()
+    reference = latest.get((line["set"], "bayesmix"))
+    if reference is not None and reference is not line and apart(line, reference) > WRONG:
         return (), ()
     warm = [ess / seconds for ess, seconds in zip(line["ess"], line["warm"], strict=True)]
     return warm, (line["ess"][0] / line["cold"],)
@@ -422,15 +442,16 @@ def table(latest):
         for sampler in (*OURS, *THEIRS):
             line = latest.get((name, sampler))
             if line is not None:
-                print("| " + " | ".join(cells(line, latest.get((name, "bayesmix")))) + " |")
+                print("| " + " | ".join(cells(line, latest)) + " |")
 
 
-def cells(line, reference):
+def cells(line, latest):
+    reference = latest.get((line["set"], "bayesmix"))
     first = [line["set"], line["sampler"]]
     if "error" in line:
         return [*first, line["error"], *[""] * 9]
-    warm, cold = rates(line)
-    draws = CHAINS * FEW.get(line["set"], DRAWS)
+    warm, cold = rates(line, latest)
+    draws = CHAINS * line.get("draws", FEW.get(line["set"], DRAWS))
     made = 2 if line["sampler"] in (*THEIRS, "numpyro") else 1.15
     each = [1e6 * s / (line["steps"] * draws * made) for s in line["warm"]]
     same = reference is None or reference is line or "means" not in reference
@@ -459,13 +480,13 @@ def plot(latest, path):
     sets = [
         name
         for name in SETS
-        if any(rates(line)[0] for (of, _), line in latest.items() if of == name)
+        if any(rates(line, latest)[0] for (of, _), line in latest.items() if of == name)
     ]
     colours = dict(zip((*OURS, *THEIRS), plt.get_cmap("tab10").colors, strict=False))
     figure, ax = plt.subplots(figsize=(7.5, 0.6 * len(sets) + 1.4), layout="constrained")
     for height, name in enumerate(reversed(sets)):
         for sampler, colour in colours.items():
-            warm, cold = rates(latest.get((name, sampler), {"error": ""}))
+            warm, cold = rates(latest.get((name, sampler), {"error": ""}), latest)
             label = sampler if height == 0 else None
             ax.plot(warm, [height + 0.12] * len(warm), "o", color=colour, ms=6)
             ax.plot(cold, [height - 0.12] * len(cold), "|", color=colour, ms=11, mew=2.2)
@@ -484,9 +505,11 @@ def main():
     parser.add_argument("--only", nargs="+", choices=(*OURS, *THEIRS), help="some samplers")
     parser.add_argument("--others", default=sys.executable, help="interpreter with PyMC and Stan")
     parser.add_argument("--limit", type=float, default=1800.0, help="CPU seconds for one run")
+    said = "of warm-up, and draws, of each chain of the other samplers"
+    parser.add_argument("--transitions", type=int, default=DRAWS, help=said)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing; print and plot")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         print(json.dumps(one(*asked.one)))

@@ -1,6 +1,6 @@
 """The sets of nuts_ess.py as PyMC and Stan programs, with the same priors; run by it.
 
-python nuts_others.py pymc|nutpie|stan kind data.npz draws.npz
+python nuts_others.py pymc|nutpie|stan kind data.npz draws.npz warmup draws
 
 draws.npz gets the sites, each (chain, draw, *shape), and prints one line of JSON: CPU seconds of
 compiling and of warm-up with draws, divergences, gradients. Needs no bayesmix.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-CHAINS, WARMUP, DRAWS, SEED = 4, 1000, 1000, 1
+CHAINS, SEED = 4, 1
 
 
 def cpu():
@@ -69,14 +69,14 @@ def pymc_model(kind, x, K, centre=0.0, spread=1.0, middle=1.0):
     return model
 
 
-def by_pymc(kind, given):
+def by_pymc(kind, given, warmup, draws):
     import pymc as pm
 
     began = cpu()
     with pymc_model(kind, **given):
         tree = pm.sample(
-            DRAWS,
-            tune=WARMUP,
+            draws,
+            tune=warmup,
             chains=CHAINS,
             cores=1,
             random_seed=SEED,
@@ -91,7 +91,7 @@ def by_pymc(kind, given):
     return tree["posterior"], tree["sample_stats"]["diverging"], whole - sampling, sampling, steps
 
 
-def by_nutpie(kind, given):
+def by_nutpie(kind, given, warmup, draws):
     import nutpie
 
     began = cpu()
@@ -99,8 +99,8 @@ def by_nutpie(kind, given):
     compiling = cpu() - began
     tree = nutpie.sample(
         compiled,
-        draws=DRAWS,
-        tune=WARMUP,
+        draws=draws,
+        tune=warmup,
         chains=CHAINS,
         cores=1,
         seed=SEED,
@@ -166,7 +166,7 @@ def stan_program(kind):
     """
 
 
-def by_stan(kind, given):
+def by_stan(kind, given, warmup, draws):
     import stan
 
     x = given["x"]
@@ -175,7 +175,7 @@ def by_stan(kind, given):
     began = cpu()
     model = stan.build(stan_program(kind), data=data, random_seed=SEED)
     compiling = cpu() - began
-    fit = model.sample(num_chains=CHAINS, num_warmup=WARMUP, num_samples=DRAWS, save_warmup=True)
+    fit = model.sample(num_chains=CHAINS, num_warmup=warmup, num_samples=draws, save_warmup=True)
     sampling = cpu() - began - compiling
 
     def chains(name):
@@ -184,16 +184,16 @@ def by_stan(kind, given):
 
     sites = [name.split()[-1] for name in f"x weights; {PARAMETERS[kind]}".split(";")[:-1]]
     steps = int(fit["n_leapfrog__"].sum())
-    sites = {name: chains(name)[:, WARMUP:] for name in sites}
-    return sites, chains("divergent__")[:, WARMUP:], compiling, sampling, steps
+    sites = {name: chains(name)[:, warmup:] for name in sites}
+    return sites, chains("divergent__")[:, warmup:], compiling, sampling, steps
 
 
-def main(sampler, kind, source, target):
+def main(sampler, kind, source, target, warmup, draws):
     with np.load(source) as arrays:
         given = {name: value if value.ndim else value.item() for name, value in arrays.items()}
     given["K"] = int(given["K"])
     run = {"pymc": by_pymc, "nutpie": by_nutpie, "stan": by_stan}[sampler]
-    sites, diverging, compiling, sampling, steps = run(kind, given)
+    sites, diverging, compiling, sampling, steps = run(kind, given, int(warmup), int(draws))
     names = {"weights", "loc", "scale", "corr", "rate", "probs"} & set(sites)
     np.savez(target, **{name: np.asarray(sites[name], float) for name in names})
     measured = {"compiling": compiling, "sampling": sampling, "steps": steps}

@@ -10,6 +10,7 @@ from scipy.stats import ks_2samp
 
 import bayesmix as bm
 from bayesmix.diagnose import numbers, words
+from bayesmix.nuts.divergences import LONG
 from bayesmix.posterior import nuts_tree
 
 CHAINS, DRAWS, N, K = 4, 200, 40, 3
@@ -188,6 +189,26 @@ def test_without_freedom_parameters_are_as_declared(good):
 def tree():
     _, nuts, _ = fits.pair("faithful")
     return nuts_tree(nuts, prior_key=jax.random.key(0))
+
+
+SETTLED = {"rhat_invariant": 1.001, "rhat_parameters": 1.001, "ess_invariant": 4000.0,
+           "divergences": 0, "higher": -1.0, "kind": "relabelled", "stays": []}  # fmt: skip
+
+
+def test_a_chain_that_stood_still_is_not_trusted(tree):
+    held = tree.copy()
+    joint = held["invariant"]["log_joint"].to_numpy().copy()
+    joint[1, 10 : 12 + LONG] = 0.0
+    stats = held["sample_stats"].to_dataset().assign(lp=(("chain", "draw"), joint))
+    held["sample_stats"] = xarray.DataTree(stats)
+    found = bm.diagnose(held)
+    assert not found.trusted
+    assert f"Chain 1 stayed at one point for {LONG + 1} transitions" in found.findings[0]
+    assert words.trusted(SETTLED)
+    assert "can be read" in words.gist(SETTLED)
+    stuck = SETTLED | {"stays": ["chain 1 stayed"]}
+    assert not words.trusted(stuck)
+    assert "stood still for long" in words.gist(stuck)
 
 
 def test_where_em_s_map_lies(tree):

@@ -108,10 +108,10 @@ def normal_inverse_gamma(x):
 
 
 def normal_inverse_wishart(x, nu=4.0, kappa=0.1):
-    weights = _weights([1.0, 1.0])
+    weights, D = _weights([1.0, 1.0]), x.shape[1]
     with numpyro.plate("cluster", 2):
-        cov = numpyro.sample("cov", dist.InverseWishart(nu, scale_matrix=jnp.eye(2)))
-        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.zeros(2), cov / kappa))
+        cov = numpyro.sample("cov", dist.InverseWishart(nu, scale_matrix=jnp.eye(D)))
+        loc = numpyro.sample("loc", dist.MultivariateNormal(jnp.zeros(D), cov / kappa))
     _observe(weights, dist.MultivariateNormal(loc, covariance_matrix=cov), x)
 
 
@@ -510,6 +510,57 @@ def test_posteriordb_reference_draws(reference):
         assert_within(ours**2, row["mean_sq"], row["mcse_mean_sq"], row["parameter"])
 
 
+def unit_normals(x):
+    """Two Normals of unit variance, as posteriordb's normal_2."""
+    weights = _weights(ONE)
+    with numpyro.plate("cluster", 2):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+    _observe(weights, dist.Normal(mu, 1.0), x)
+
+
+def _quadrature(reference, name):
+    """The facts and the rows."""
+    facts = reference(f"exact/quad_{name}.json")
+    if "counts" in facts:
+        return facts, np.repeat(facts["counts"], np.asarray(facts["frequencies"], int))
+    return facts, reference("posteriordb/normal_2.csv")["y"].to_numpy(float)
+
+
+# the program, and the site of its clusters' means
+QUADRATURE = {
+    "poisson2_biochemists": (poisson_gamma([2.0, 2.0], [2.0, 2.0], [1.0, 1.0]), "lambda"),
+    "poisson2_death_notices": (poisson_gamma(ONE, [1.0, 1.0], [0.5, 0.5]), "lambda"),
+    "posteriordb_normal_2": (unit_normals, "mu"),
+}
+
+
+@pytest.mark.parametrize("name", QUADRATURE)
+def test_posteriors_by_quadrature(reference, name):
+    """Three-dimensional quadrature, clusters in the order of their means."""
+    (facts, x), (program, site) = _quadrature(reference, name), QUADRATURE[name]
+    result = posterior(f"quad_{name}", program, x, draws=2000)
+    order = np.argsort(result.samples[site], -1)
+    ours = {
+        place: np.take_along_axis(result.samples[place], order, -1) for place in ("weights", site)
+    }
+    for variable, moment in facts["moments"].items():
+        first = variable in ("theta", "w1")
+        draws = ours["weights" if first else site][..., 0 if first else int(variable[-1]) - 1]
+        assert_within(draws, moment["mean"], what=f"{name} {variable}")
+        assert_within(draws**2, moment["mean_sq"], what=f"{name} squared {variable}")
+
+
+@pytest.mark.parametrize("name", ["poisson2_biochemists", "posteriordb_normal_2"])
+def test_evidence_by_quadrature(reference, name):
+    """Where Laplace's draws may be trusted; death notices have a k-hat at the bound."""
+    facts, x = _quadrature(reference, name)
+    em = posterior(f"quad_{name}", QUADRATURE[name][0], x, draws=2000).start
+    found = em.laplace(jax.random.key(0), 4000)
+    assert found.trusted
+    gap = found.log_evidence - facts["log_marginal_likelihood"]
+    assert abs(gap) <= Z * found.log_evidence_error
+
+
 def test_ordered_means_trap(reference):
     """Our exchangeable posterior is the Gibbs sampler's, and not what ordered means gave (14 %
     missed).
@@ -525,18 +576,19 @@ def test_ordered_means_trap(reference):
     assert_within(missed.astype(float), 0.14, error=0.01, what="mass of the missed region")
 
 
-def test_bayesm_multivariate_posterior(reference):
-    """R's bayesm on standardised faithful: normal-inverse-Wishart, sorted by the first column's
+@pytest.mark.parametrize(("name", "nu"), [("faithful", 5.0), ("iris", 7.0)])
+def test_bayesm_multivariate_posterior(reference, name, nu):
+    """R's bayesm on standardised columns: normal-inverse-Wishart, sorted by the first column's
     mean.
     """
-    facts = reference("posterior/bayesm_faithful_K2.json")
-    x = reference("data/faithful.csv")[facts["columns"]].to_numpy(float)
+    facts = reference(f"posterior/bayesm_{name}_K2.json")
+    x = reference(f"data/{name}.csv")[facts["columns"]].to_numpy(float)
     x = (x - np.asarray(facts["center"])) / np.asarray(facts["scale"])
 
     def program(x):
-        normal_inverse_wishart(x, nu=5.0, kappa=0.1)
+        normal_inverse_wishart(x, nu=nu, kappa=0.1)
 
-    samples = posterior("bayesm_faithful_K2", program, x, draws=1000).samples
+    samples = posterior(f"bayesm_{name}_K2", program, x, draws=1000).samples
     order = np.argsort(samples["loc"][..., 0], -1)
     weights = np.take_along_axis(samples["weights"], order, -1)
     loc = np.take_along_axis(samples["loc"], order[..., None], -2)

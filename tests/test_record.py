@@ -50,6 +50,18 @@ def test_draws_on_disk_are_those_in_memory(tmp_path):
     assert_same_draws(run(tmp_path / "run"))  # a finished run is read, not made again
 
 
+@pytest.mark.parametrize("cuts", [(10, 30, 100), (45, 60), (1, 2, 99)])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_last_transitions_do_not_depend_on_the_blocks(tmp_path, cuts, on_disk):
+    """How they are divided depends on the machine's speed, what is made of them must not."""
+    values = np.random.default_rng(0).normal(size=(110, 2))
+    kept = record.Folder(tmp_path / "run", {}) if on_disk else record.Memory()
+    for part in np.split(values, cuts):
+        kept.add("warmup", {"stats/lp": part}, ())
+    for count in (7, record.RECENT):
+        assert_array_equal(kept.last(count)["stats/lp"], values[-count:])
+
+
 def test_a_killed_run_goes_on_to_the_same_draws(tmp_path):
     script = Path(__file__).with_name("killed_run.py")
     done = subprocess.run(

@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from oracles import Z, t_bound
-from test_nuts_references import COUNTS, EXACT, GOLD
+from test_nuts_references import COUNTS, EXACT, GOLD, normals, poisson_gamma
 
 import bayesmix as bm
 
@@ -25,6 +25,17 @@ def test_exact_evidence(reference, name):
     exact = facts["log_marginal_likelihood"]
     bound = t_bound(len(smc.log_evidences))
     assert abs(smc.log_evidence - exact) < bound * smc.log_evidence_error
+    assert smc.log_evidence_error <= CLAIMED
+
+
+def test_evidence_by_quadrature(reference):
+    """Death notices: two rates that the counts hardly tell apart."""
+    facts = reference("exact/quad_poisson2_death_notices.json")
+    x = np.repeat(facts["counts"], np.asarray(facts["frequencies"], int))
+    program = poisson_gamma([1.0, 1.0], [1.0, 1.0], [0.5, 0.5])
+    smc = bm.SMC(program, progress_bar=False).run(jax.random.key(0), x)
+    gap = smc.log_evidence - facts["log_marginal_likelihood"]
+    assert abs(gap) < t_bound(len(smc.log_evidences)) * smc.log_evidence_error
     assert smc.log_evidence_error <= CLAIMED
 
 
@@ -96,6 +107,24 @@ def test_ordered_means_trap(reference):
     found = smc.estimate(first)
     assert abs(found.mean - right["mean"]) < Z * np.hypot(found.error, right["mcse_mean"])
     assert abs(found.mean - wrong["mean"]) > Z * np.hypot(found.error, wrong["mcse_mean"])
+
+
+def test_four_clusters_of_fish(reference):
+    """Snapper, K = 4: evidence and every moment of a Gibbs sampler, clusters by their means."""
+    facts = reference("posterior/snapper_K4.json")
+    x = reference("data/snapper_fish.csv")["length_in"].to_numpy(float)
+    program = normals(4, (6.0, 3.0), 2.0, ("inverse gamma", 2.0, 0.5))
+    smc = bm.SMC(program, progress_bar=False).run(jax.random.key(0), x)
+    assert_evidence(smc, facts)
+    order, values = np.argsort(smc.params["mu"], -1), dict(smc.params)
+    values |= {"w": values["weights"], "sigma": np.sqrt(values["var"])}
+    bound = t_bound(len(smc.log_evidences))
+    for row in facts["summary"]:
+        site, _, number = row["variable"][:-1].partition("[")
+        own = np.take_along_axis(values[site], order, -1)[:, int(number) - 1]
+        found = smc.estimate(own)
+        error = np.hypot(found.error, row["mcse_mean"])
+        assert abs(found.mean - row["mean"]) < bound * error, row["variable"]
 
 
 def three_clusters_of_galaxies(x):

@@ -106,7 +106,7 @@ SURE = {"smc": np.array([0.7, 0.3]), "smc_error": np.array([0.01, 0.01]), "misse
         (((0, 1),), {"smc": None, "smc_error": None, "stacking": np.ones(1)},
          "Whether there are others they cannot say", False),
         (((0, 1),), {"smc": np.ones(1), "smc_error": np.zeros(1), "stacking": np.ones(1),
-                     "missed": 0.013}, "One mode: SMC finds no other", True),
+                     "missed": 0.013}, "both would miss", True),
         (((0, 1), (2,)), {"laplace": np.array([0.2, 0.8])}, "SMC and Laplace disagree", True),
     ],
 )  # fmt: skip

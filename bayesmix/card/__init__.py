@@ -19,7 +19,7 @@ from bayesmix.card.numbers import Parameter, parameters
 from bayesmix.card.observations import calibration_of, observations_of, overconfident_of
 from bayesmix.card.page import html_of
 from bayesmix.card.partitions import compare
-from bayesmix.card.sources import read
+from bayesmix.card.sources import in_its_place, read
 from bayesmix.card.text import text_of
 
 if TYPE_CHECKING:
@@ -104,8 +104,9 @@ def card(em: Any, *results: Any) -> Card:
     """Compare EM's result with draws for the same program and data.
 
     em : EMResult. results : of NUTS, SMC, `em.laplace` and `em.bootstrap`, in any order, one of
-    a kind. EM is held against NUTS where it is given, else SMC, else Laplace (an answer at once,
-    and k-hat says when to run NUTS), else the bootstrap; the others get columns beside. Draws are
+    a kind. EM is held against NUTS where it is given, else SMC, else Laplace (an answer at once),
+    else the bootstrap; the others get columns beside. Where Laplace would be the answer and its
+    k-hat says that it is none, NUTS is run from EM's modes and takes its place. Draws are
     relabelled here, and clusters get the names they have in EM; Laplace draws are taken by their
     importance weights. Partitions come from one assignment per draw, with a fixed key: the card
     depends on the results alone.
@@ -115,7 +116,7 @@ def card(em: Any, *results: Any) -> Card:
     """
     import pandas as pd
 
-    sources = read(em, results)
+    sources = read(em, [*results, *in_its_place(em, results)])
     first = sources[0]
     observations = observations_of(em, first.resp)
     tables = {

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from bayesmix.approximate import LaplaceResult
@@ -20,6 +22,7 @@ from bayesmix.diagnose import LEAST_DRAWS
 from bayesmix.diagnose.words import count
 from bayesmix.draws import evaluate_draws, systematic
 from bayesmix.estimate import EMResult
+from bayesmix.nuts import NUTS, NUTSResult
 from bayesmix.relabel import relabel
 from bayesmix.relabel.blocks import of_tree
 from bayesmix.relabel.tree import classes_of, cluster_axes, dataset, node, permuted, shape_of
@@ -76,6 +79,24 @@ def read(em: Any, results: Sequence[Any]) -> list[Source]:
     for each in found:
         _check_enough(each)
     return found
+
+
+def in_its_place(em: Any, results: Sequence[Any]) -> list[NUTSResult]:
+    """A run of NUTS where Laplace's draws are all that a card would have and k-hat refuses them.
+
+    Its key follows from Laplace's, so that the card depends on the results alone.
+    """
+    found = {kind_of(result): result for result in results}
+    laplace = found.get("Laplace")
+    if laplace is None or laplace.trusted or {"NUTS", "SMC"} & set(found):
+        return []
+    check_same_question(em, laplace, "Laplace")
+    mixture = laplace.mixture
+    args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
+    key = jax.random.key(zlib.crc32(laplace.seed.encode()))
+    nuts = NUTS(mixture.program).run(key, *args, start=em, **kwargs)
+    said = f"run in the place of Laplace's draws, whose k-hat is {laplace.k_hat:.2f}"
+    return [replace(nuts, notes=(said, *nuts.notes))]
 
 
 def kind_of(result: Any) -> str:

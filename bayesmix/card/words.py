@@ -75,7 +75,14 @@ def _draws_facts(em: Any, source: Source) -> dict[str, Any]:
 
         found = diagnose(source.tree, mixture=source.result.mixture)
         facts = numbers.facts_of(source.tree, found.quantities, found.chains)
-        keep = ("kind", "rhat_invariant", "rhat_parameters", "ess_invariant", "divergences")
+        keep = (
+            "kind",
+            "rhat_invariant",
+            "rhat_parameters",
+            "ess_invariant",
+            "divergences",
+            "stays",
+        )
         tables = {"chain_table": found.chains, "cluster_table": found.clusters}
         return {name: facts[name] for name in keep} | tables
     from bayesmix.symmetry import exchangeable

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesmix.nuts.divergences import stays
 from bayesmix.relabel.blocks import Responsibilities, of_tree
 from bayesmix.relabel.methods import SMALLEST
 from bayesmix.relabel.tree import classes_of, cluster_axes, dataset, shape_of
@@ -289,6 +290,7 @@ def facts_of(
         "ess_invariant": float(invariant["ess_bulk"].min()),
         "rhat_parameters": float(named["r_hat"].max()) if len(named) else 1.0,
         "divergences": int(stats["diverging"].sum()) if "diverging" in stats else 0,
+        "stays": stays(stats["lp"].to_numpy()) if "lp" in stats else [],
         "from_em": from_em,
         "higher": float(chains["best"].max() - point.attrs["log_joint"]) if from_em else -np.inf,
         "method": str(tree.attrs.get("relabelled", "")),

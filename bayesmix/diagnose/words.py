@@ -41,7 +41,7 @@ def trusted(f: dict[str, Any]) -> bool:
     """Whether no number speaks against the draws as a whole."""
     settled = f["rhat_invariant"] <= RHAT_GOOD and f["rhat_parameters"] <= RHAT_GOOD
     enough = f["ess_invariant"] >= ESS_GOOD and f["divergences"] == 0
-    return settled and enough and f["higher"] <= HIGHER
+    return settled and enough and f["higher"] <= HIGHER and not f["stays"]
 
 
 def gist(f: dict[str, Any]) -> str:
@@ -71,6 +71,11 @@ def gist(f: dict[str, Any]) -> str:
             f"The chains agree on label-invariant quantities, but relabelled parameters do not "
             f"settle (R-hat up to {named}): the clusters' names cannot be "
             f"told apart reliably; trust label-invariant quantities only."
+        )
+    if f["stays"]:
+        return (
+            f"The chains agree (R-hat at most {invariant} label-invariant), but at least one stood "
+            f"still for long, so what they visit rarely is uncertain."
         )
     return (
         f"The chains agree (R-hat at most {invariant} label-invariant, {named} "
@@ -105,6 +110,8 @@ def objections(f: dict[str, Any], chains: pd.DataFrame, clusters: pd.DataFrame) 
     """What speaks against the draws, the worst first; and where EM's MAP lies among the chains."""
     if f["divergences"]:
         yield divergence_sentence(f)
+    for sentence in f["stays"]:
+        yield f"{sentence[0].upper()}{sentence[1:]}."
     yield from _mode_sentences(chains)
     if f["higher"] > HIGHER:
         yield higher_sentence(f)

@@ -20,6 +20,7 @@ import numpy as np
 from bayesmix.saved import another_run, write_whole
 
 PHASES = ("warmup", "draws")
+RECENT = 50  # transitions that ``last`` can be asked for
 
 Block = dict[str, np.ndarray]  # {"sites/loc" or "stats/lp": (draw, chain, ...)}
 
@@ -41,8 +42,8 @@ class Record(Protocol):
         """Commit a block of draws with the states after it."""
         ...
 
-    def last(self) -> Block:
-        """The block added last."""
+    def last(self, count: int) -> Block:
+        """The ``count`` transitions added last, however they were divided into blocks."""
         ...
 
     def draws(self, kind: str, most: int) -> Mapping[str, np.ndarray]:
@@ -56,7 +57,7 @@ class Memory:
     def __init__(self) -> None:
         self.done = dict.fromkeys(PHASES, 0)
         self._kept: list[Block] = []
-        self._last: Block = {}
+        self._recent: list[Block] = []
 
     def once(self, name: str, make: Callable[[], Block]) -> Block:
         return make()
@@ -65,18 +66,18 @@ class Memory:
         return states
 
     def add(self, phase: str, block: Block, states: Any) -> None:
-        self._last = block
+        self._recent = [*_newest(self._recent, RECENT), block]
         if phase == "draws":
             self._kept.append(block)
         self.done[phase] += _count(block)
 
-    def last(self) -> Block:
-        return self._last
+    def last(self, count: int) -> Block:
+        return _end(_newest(self._recent, count), count)
 
     def draws(self, kind: str, most: int) -> Mapping[str, np.ndarray]:
         return {
             name.removeprefix(f"{kind}/"): _joined([block[name] for block in self._kept], most)
-            for name in self._last
+            for name in self._recent[-1]
             if name.startswith(f"{kind}/")
         }
 
@@ -149,9 +150,15 @@ class Folder:
         self._files.append((self.path / name, phase, _count(block)))
         self.done[phase] += _count(block)
 
-    def last(self) -> Block:
-        with np.load(self._files[-1][0]) as arrays:
-            return {name: arrays[name] for name in arrays if not name.startswith("state/")}
+    def last(self, count: int) -> Block:
+        found: list[Block] = []
+        for file, _, _ in reversed(self._files):
+            if sum(map(_count, found)) >= count:
+                break
+            with np.load(file) as arrays:
+                names = [name for name in arrays if not name.startswith("state/")]
+                found.insert(0, {name: arrays[name] for name in names})
+        return _end(found, count)
 
     def draws(self, kind: str, most: int) -> Mapping[str, np.ndarray]:
         return Stored([file for file, phase, _ in self._files if phase == "draws"], kind, most)
@@ -201,6 +208,20 @@ class Stored(Mapping[str, np.ndarray]):
 
 def _count(block: Block) -> int:
     return len(next(iter(block.values())))
+
+
+def _newest(blocks: list[Block], count: int) -> list[Block]:
+    """The fewest of the last blocks that hold ``count`` transitions; all where they do not."""
+    held = 0
+    for number in reversed(range(len(blocks))):
+        held += _count(blocks[number])
+        if held >= count:
+            return blocks[number:]
+    return blocks
+
+
+def _end(blocks: list[Block], count: int) -> Block:
+    return {name: np.concatenate([block[name] for block in blocks])[-count:] for name in blocks[0]}
 
 
 def _joined(parts: Any, most: int) -> np.ndarray:

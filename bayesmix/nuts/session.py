@@ -12,7 +12,7 @@ from numpyro.infer.util import ParamInfo
 from bayesmix.density import Data, Density
 from bayesmix.nuts import orbits
 from bayesmix.nuts.kernel import constrainer, machine, side_by_side
-from bayesmix.nuts.record import Block, Record
+from bayesmix.nuts.record import RECENT, Block, Record
 from bayesmix.nuts.schedule import schedule
 
 SHORT_WARMUP = 150  # of the step size
@@ -68,17 +68,18 @@ class Session:
             warmup = self.warmup or (PLAIN_WARMUP if kernel == "ordinary" else SHORT_WARMUP)
             advance, states = self._begun(kernel, first, warmup, before)
             states = self._fill("warmup", before + warmup, advance, states)
-            if kernel == kernels[-1] or not self._misfit(kernel, states):
+            if kernel == kernels[-1] or not self._misfit(kernel, states, warmup):
                 break
             tell(MISFIT[kernel])
             first = _where(states)
             before += warmup
         self._fill("draws", self.draws, advance, states)
 
-    def _misfit(self, kernel: str, states: Any) -> bool:
+    def _misfit(self, kernel: str, states: Any, warmup: int) -> bool:
         def judged() -> Block:
-            found = orbits.unfit(states) if kernel == "orbits" else misfit(self.record.last())
-            return {"misfit": np.array(found)}
+            if kernel == "orbits":
+                return {"misfit": np.array(orbits.unfit(states))}
+            return {"misfit": np.array(misfit(self.record.last(min(RECENT, warmup))))}
 
         return bool(self.record.once(f"metric-{kernel}", judged)["misfit"])
 
@@ -128,7 +129,7 @@ def _where(states: Any) -> ParamInfo:
 
 
 def misfit(block: Block) -> bool:
-    """Whether the last block of a warm-up says that the coordinates are far from whitened."""
+    """Whether the end of a warm-up says that the coordinates are far from whitened."""
     many = block["stats/n_steps"].mean() > LONGEST
     small = block["stats/step_size"].mean(0).min() < SHORTEST
     return bool(many or small)
