@@ -139,6 +139,10 @@ def _several() -> dict[str, tuple[Callable, tuple[str, ...]]]:
     return {
         "binomial": (lambda: models.binomial(2), ("count", "trials")),
         "mixed normal + poisson + categorical": (lambda: models.mixed(KINDS, 2), ("table",)),
+        "mixed skew_normal + hurdle_poisson + categorical": (
+            lambda: models.mixed(HIDDEN, 2),
+            ("table",),
+        ),
         "regression normal": (lambda: models.regression(2), ("design", "response")),
         "regression poisson": (
             lambda: models.regression(2, family="poisson"),
@@ -152,6 +156,7 @@ def _several() -> dict[str, tuple[Callable, tuple[str, ...]]]:
 
 
 KINDS = {"height": "normal", "visits": "poisson", "region": "categorical"}
+HIDDEN = {"height": "skew_normal", "visits": "hurdle_poisson", "region": "categorical"}
 PROGRAMS = _gaussians() | _students() | _simple() | _several()
 
 
