@@ -78,7 +78,12 @@ class VectorMixture(dist.Distribution):
         shape = jnp.broadcast_shapes(jnp.shape(value), self._components.shape())
         legal = support.feasible_like(jnp.zeros(shape, jnp.result_type(value)))
         held = inside.reshape(*inside.shape, *(1,) * self.event_dim)
-        log_prob = self._components.log_prob(jnp.where(held, value, legal))
+        value = jnp.where(held, value, legal)
+        if self._components.is_discrete:
+            value = value.astype(
+                int
+            )  # codes may come as floats; NumPyro's Categorical counts by them
+        log_prob = self._components.log_prob(value)
         log_weights = jax.nn.log_softmax(self._mixing.logits)
         return log_weights + jnp.where(inside, log_prob, -jnp.inf)
 

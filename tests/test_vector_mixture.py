@@ -10,6 +10,7 @@ import pytest
 from numpyro.infer import Predictive
 from scipy.special import logsumexp
 
+import bayesmix as bm
 from bayesmix import VectorMixture
 
 WEIGHTS = jnp.array([0.3, 0.7])
@@ -125,3 +126,10 @@ def test_refuses_in_words():
         VectorMixture(dist.Categorical(WEIGHTS), dist.Normal(jnp.zeros(3), 1.0))
     with pytest.raises(ValueError, match="last axis"):
         VectorMixture(dist.Categorical(WEIGHTS), dist.Normal(0.0, 1.0))
+
+
+def test_codes_may_come_as_floats():
+    """As in a ready-made program that NumPyro compiles, where nobody knows that none is missing."""
+    x = np.array([[0, 1], [2, 0], [1, 1], [0, 0], [2, 1]])
+    mixture = bm.trace(bm.models.categorical(2), x)
+    assert bm.certify(jax.random.key(0), mixture, points=1).passed
