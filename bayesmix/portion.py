@@ -137,7 +137,7 @@ class _Walk:
                 continue
             self.twins[p.number], self.nodes[p.number] = w, p
             axis = self.axes[p.number] = self._axis(w, p)
-            if w.depends != p.depends or w.site != p.site:
+            if w.depends != p.depends or w.site != p.site or (w.site and axis is not None):
                 raise _Mixed
             if not w.depends and (axis is None or not self._is_apart(w, p, axis)):
                 self.opaque.add(p.number)
@@ -212,7 +212,13 @@ def _alike(w: Node, p: Node) -> bool:
         return False
     if "call_jaxpr" not in mine:
         return True
-    return _same_steps(mine["call_jaxpr"].jaxpr, other["call_jaxpr"].jaxpr)
+    return _same_closed(mine["call_jaxpr"], other["call_jaxpr"])
+
+
+def _same_closed(mine: Any, other: Any) -> bool:
+    """``_same_steps`` with the arrays that they closed over."""
+    same = canonical(tuple(mine.consts)) == canonical(tuple(other.consts))
+    return same and _same_steps(mine.jaxpr, other.jaxpr)
 
 
 def _same_steps(mine: Any, other: Any) -> bool:
@@ -246,7 +252,7 @@ def _same_steps(mine: Any, other: Any) -> bool:
 def _same_step(a: Any, b: Any) -> bool:
     name = a.primitive.name
     if name in INLINED:
-        return _same_steps(a.params["jaxpr"].jaxpr, b.params["jaxpr"].jaxpr)
+        return _same_closed(a.params["jaxpr"], b.params["jaxpr"])
     plain = a.params.keys() - SIZED
     known = name in ELEMENTWISE or name == "broadcast_in_dim"
     return known and all(canonical(a.params[k]) == canonical(b.params[k]) for k in plain)

@@ -77,6 +77,17 @@ def drifting(y, X):
         numpyro.sample("y", mixed, obs=y)
 
 
+def of_row_effects(y):
+    """A latent site with a value for every row: params have rows, too."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(2, 2.0)))
+    with numpyro.plate("cluster", 2):
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with numpyro.plate("obs_id", len(y)):
+        effect = numpyro.sample("effect", dist.Normal(0.0, 1.0))
+        component = dist.StudentT(4.0, effect[:, None] * jnp.ones(2), scale)
+        numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(weights), component), obs=y)
+
+
 def of_captured_rows(y):
     drift = jnp.asarray(X[:, 0])[:, None]
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(2, 2.0)))
@@ -147,13 +158,16 @@ def test_what_all_rows_share_is_of_all_rows():
 
 
 @pytest.mark.parametrize(
-    ("program", "args"), [(drifting, (Y, X)), (of_captured_rows, (Y,))], ids=["cumsum", "captured"]
+    ("program", "args"),
+    [(drifting, (Y, X)), (of_captured_rows, (Y,)), (of_row_effects, (Y,))],
+    ids=["cumsum", "captured", "row-effects"],
 )
 def test_rows_that_cannot_be_taken_apart_stay_together(program, args):
     with x64():
         params = jax.tree.map(jnp.asarray, PARAMS)
         mixture = bm.trace(program, *args)
         assert density.density_of(mixture).portion is None
+        params["effect"] = jnp.linspace(-1.0, 1.0, N)
         params = {name: params[name] for name in mixture.sites}
         expected = log_density(program, tuple(map(jnp.asarray, args)), {}, params)[0]
         assert float(bm.log_joint(mixture, params)) == pytest.approx(float(expected), rel=1e-12)
