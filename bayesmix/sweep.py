@@ -380,12 +380,21 @@ def _scan(by: Any, eta: Any, offset: Any, rows: Rows) -> tuple[jax.Array, Statis
     z, w = jnp.asarray(rows.z), jnp.asarray(rows.weights)
     # Eigen is a third faster at a product whose result has its long side first.
     turned = full.shape[1] >= 2 * full.shape[0]
+    plain = rows.plain is not None
+
+    def own_part(z: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if isinstance(by, Linear) and full.shape[1] < full.shape[0]:
+            # Fewer features than clusters: these are divided, instead of the responsibilities.
+            T = by.features(z)
+            value, resp, factor = _unnormalised(full.astype(z.dtype) @ T, w, plain)
+            return value, resp @ (T * factor).T
+        score, collect = by.scores(full, z)
+        value, resp, factor = _unnormalised(score, w, plain)
+        return value, collect(resp * factor)
 
     def chunk(carry: Any, block: Any) -> tuple[Any, None]:
-        z, w = block
-        score, collect = by.scores(full, z)
-        value, resp = _softmax(score, w, plain=rows.plain is not None)
-        own = collect(resp).astype(full.dtype)
+        value, own = own_part(*block)
+        own = own.astype(full.dtype)
         return (carry[0] + value.astype(full.dtype), carry[1] + (own.T if turned else own)), None
 
     def part(z: jax.Array, w: jax.Array) -> Any:
@@ -488,7 +497,15 @@ def _block_squares(family: Family, chunks: Any) -> jax.Array:
 
 
 def _softmax(score: jax.Array, w: jax.Array, plain: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Weighted sum of logsumexp over clusters, and the weighted responsibilities (K, n).
+    """Weighted sum of logsumexp over clusters, and the weighted responsibilities (K, n)."""
+    value, resp, factor = _unnormalised(score, w, plain)
+    return value, resp * factor
+
+
+def _unnormalised(
+    score: jax.Array, w: jax.Array, plain: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``_softmax``, its responsibilities as (K, n) times a factor for each row, (n,).
 
     ``plain`` : the weights are 1, or 0.
     """
@@ -502,7 +519,7 @@ def _softmax(score: jax.Array, w: jax.Array, plain: bool = False) -> tuple[jax.A
         value = w @ top + _sum_of_logs(jnp.where(w > 0, total, 1.0))
     else:
         value = jnp.where(w > 0, w * (top + jnp.log(total)), 0.0).sum()
-    return value, unnormalised * jnp.where(total > 0, w / total, 0.0)
+    return value, unnormalised, jnp.where(total > 0, w / total, 0.0)
 
 
 def _sum_of_logs(totals: jax.Array) -> jax.Array:

@@ -275,3 +275,37 @@ def test_only_rows_without_weights_are_plain():
     given = [None, np.ones(len(CLOUD)), RNG.random(len(CLOUD))]
     plain = [sweep.rows_of(CLOUD, w, family, 2, "float64").plain for w in given]
     assert plain == [(), None, None]
+
+
+@pytest.mark.parametrize(("K", "even"), [(5, True), (5, False), (1, True)])
+def test_statistics_are_those_of_the_responsibilities(K, even):
+    """With fewer features (3) than clusters and with more: where the pass divides differs."""
+    x = CLOUD[:, 0]
+    args = (x,) if even else (x, np.arange(len(x)) % 3.0)
+    with x64():
+        mixture = bm.trace(bm.models.gaussian(K) if even else weighted(K), *args)
+        own, data = density.density_of(mixture), density.data_of(mixture)
+        params = {
+            "weights": jnp.full(K, 1 / K),
+            "loc": jnp.linspace(-1.0, 3.0, K),
+            "var": jnp.linspace(0.5, 2.0, K),
+        }
+        found = jax.jit(own.e_step)(params, data)[1]
+        expected = own.statistics_of(bm.responsibilities(mixture, params), data)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING * len(x))
+
+
+def weighted(K):
+    """Univariate normals whose rows have weights."""
+
+    def program(x, w):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+        with numpyro.plate("cluster", K):
+            loc = numpyro.sample("loc", dist.Normal(0.0, 3.0))
+            var = numpyro.sample("var", dist.InverseGamma(2.0, 1.0))
+        with numpyro.plate("obs_id", len(x)), numpyro.handlers.scale(scale=w):
+            mixed = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(loc, var**0.5))
+            numpyro.sample("x", mixed, obs=x)
+
+    return program
