@@ -104,7 +104,7 @@ def univariate(N):
 def galaxies():
     import bayesmix as bm
 
-    x = bm.datasets.load_galaxies()["velocity_corrected"].to_numpy(float) / 1000
+    x = bm.datasets.load_galaxies()["velocity_corrected"].to_numpy(float)
     return "normals", x, {"K": 3, "centre": 20.0, "spread": 10.0, "middle": 2.0}
 
 
@@ -412,12 +412,15 @@ def apart(line, other):
 def rates(line, latest):
     """ESS per CPU second of each run while sampling, and of the whole first run.
 
-    () where R-hat is too large, or where the posterior is not that of bayesmix.
+    () where R-hat is too large, that of bayesmix with it (several modes, which SMC must weigh), or
+    where the posterior is not that of bayesmix.
     """
-    if "error" in line or not max(line["rhat"]) <= RHAT:
+    if "error" in line:
         return (), ()
-    reference = latest.get((line["set"], "bayesmix"))
-    if reference is not None and reference is not line and apart(line, reference) > WRONG:
+    reference = latest.get((line["set"], "bayesmix"), line)
+    if not max(*line["rhat"], *reference["rhat"]) <= RHAT:
+        return (), ()
+    if reference is not line and apart(line, reference) > WRONG:
         return (), ()
     warm = [ess / seconds for ess, seconds in zip(line["ess"], line["warm"], strict=True)]
     return warm, (line["ess"][0] / line["cold"],)
@@ -454,7 +457,7 @@ def cells(line, latest):
     draws = CHAINS * line.get("draws", FEW.get(line["set"], DRAWS))
     made = 2 if line["sampler"] in (*THEIRS, "numpyro") else 1.15
     each = [1e6 * s / (line["steps"] * draws * made) for s in line["warm"]]
-    same = reference is None or reference is line or "means" not in reference
+    same = reference in (None, line) or not max(reference.get("rhat", [9])) <= RHAT
     return [
         *first,
         f"{line['cold']:.1f}",
