@@ -41,21 +41,32 @@ class Pair(NamedTuple):
 
 
 def direction(gradient: np.ndarray, em_step: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
-    """The quasi-Newton move (n,), no longer than LONGEST EM steps; the EM step without pairs.
+    """The quasi-Newton move (n,), no longer than LONGEST EM steps; the EM step without pairs."""
+    move = _uphill(gradient, em_step, pairs)
+    longest = LONGEST * np.linalg.norm(em_step)
+    length = np.linalg.norm(move)
+    return move * (longest / length) if length > longest else move
 
-    Falls back on the EM step where the move would not rise.
-    """
+
+def _uphill(gradient: np.ndarray, em_step: np.ndarray, pairs: Iterable[Pair]) -> np.ndarray:
+    """The whole quasi-Newton move, or the EM step where that would not rise."""
+    known = tuple(pairs)
     slope, move, taken = gradient, em_step, []
-    for s, y, e in reversed(pairs):
+    for s, y, e in reversed(known):
         a = (s @ slope) / (s @ y)
         slope, move = slope - a * y, move - a * e
         taken.append(a)
-    for (s, y, _), a in zip(pairs, reversed(taken), strict=True):
+    for (s, y, _), a in zip(known, reversed(taken), strict=True):
         move = move + (a - (y @ move) / (s @ y)) * s
-    if not (np.isfinite(move).all() and move @ gradient > 0):
-        return em_step
-    longest = LONGEST * np.linalg.norm(em_step)
-    return move * min(1.0, longest / np.linalg.norm(move))
+    return move if np.isfinite(move).all() and move @ gradient > 0 else em_step
+
+
+def expected(gradient: np.ndarray, em_step: np.ndarray, pairs: Iterable[Pair]) -> float:
+    """What the log joint has yet to gain by the curvature that the pairs tell of, in nats.
+
+    Half the slope along the quasi-Newton move, to second order; ``remaining`` is the upper bound.
+    """
+    return 0.5 * abs(float(gradient @ _uphill(gradient, em_step, pairs)))
 
 
 def remaining(gradient: np.ndarray, em_step: np.ndarray, pairs: Iterable[Pair]) -> float:

@@ -18,10 +18,12 @@ from bayesmix.engine import (
     RUNNING,
     EMState,
     Engine,
+    Pace,
     advance,
     entered,
     from_resp,
     hasten,
+    promise,
     resp_at,
 )
 from bayesmix.modes import Mode, judge
@@ -109,7 +111,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Climber:
-    """EM on given data, from a state to its stop; ``saved`` is told of it."""
+    """EM on given data, from a state to its stop; ``saved`` is told of it.
+
+    passes : about how many there will be over the data by all runs; infinite where nobody knows.
+    """
 
     engine: Engine
     mixture: Mixture
@@ -118,11 +123,19 @@ class Climber:
     max_steps: int
     accelerate: bool
     saved: Checkpoint = NOWHERE
+    passes: float = np.inf
 
     @property
     def work(self) -> int:
         """A measure of the cost of one pass over the data."""
         return work_of(self.mixture, self.mixture.N)
+
+    @property
+    def _ahead(self) -> float:
+        """Rows x clusters of all passes to come."""
+        density = self.engine.density
+        n = np.size(self.data.rows.weights) if density.family else self.mixture.N
+        return self.passes * n * self.mixture.K
 
     @property
     def patience(self) -> int:
@@ -153,19 +166,19 @@ class Climber:
         return np.asarray(resp_at(self.engine, run.point, self.data))[:n]
 
     def climb(
-        self, state: EMState, history: Sequence[float] = (), pairs: Iterable[Pair] = ()
+        self, state: EMState, history: Sequence[float] = (), pairs: Iterable[Pair] | None = None
     ) -> Run:
         """EM to convergence: plain steps, quasi-Newton moves where those are slow.
 
-        history : the log joint after each step that led to ``state``. pairs : what is known of the
-        curvature already, from a sample of the rows; quasi-Newton moves then begin at once.
+        history : the log joint after each step that led to ``state``. pairs : near a mode, what is
+        known of the curvature from a sample of the rows; quasi-Newton moves then begin at once.
         """
         made = self.saved.finished()
         if made is not None:
             return self._made(made)
-        known = deque(pairs, maxlen=MEMORY)
+        known = deque(pairs or (), maxlen=MEMORY)
         way = self._resumed() or Way(state, history)
-        self._plain(way, 0 if known else self.patience)
+        self._plain(way, self.patience if pairs is None or not self.accelerate else 0)
         self._fast(way, known)
         self._plain(way, self.max_steps)
         run = self._run(way, known)
@@ -186,6 +199,18 @@ class Climber:
             raise KeyboardInterrupt
         return way.state, way.history
 
+    def outlook(self, params: Params, pairs: Iterable[Pair]) -> tuple[EMState, list[float], float]:
+        """From the mode of a sample: the state there, its log joint, and what is yet to gain.
+
+        What is to gain is an estimate in nats, from one pass and the sample's ``pairs``; from a few
+        plain steps where these are all that is wanted.
+        """
+        state, history = self.resume(params)
+        if self.accelerate:
+            return state, history, promise(self.engine, state, self.data, pairs, self._ahead)
+        state, history = self.glance(state)
+        return state, history, float(state.left)
+
     def _resumed(self) -> Way | None:
         """The run that an earlier process was in."""
         found = self.saved.unfinished()
@@ -204,7 +229,7 @@ class Climber:
             while way.running and way.steps < until:
                 before, end = way.steps, min(until, way.steps + stride)
                 way.state, piece, way.leaves = advance(
-                    self.engine, way.state, self.data, self.tol, end
+                    self.engine, way.state, self.data, self.tol, end, work=self._ahead
                 )
                 way.history += np.asarray(piece)[: way.steps - before].tolist()
                 self.saved.note(way.record)
@@ -215,9 +240,9 @@ class Climber:
         """Quasi-Newton moves for as long as they lead on; in pieces where these are kept."""
         stride = NOTED if self.saved.kept else self.max_steps
         while way.running and way.steps < self.max_steps:
-            way.leaves = None
             until = min(self.max_steps, way.steps + stride)
-            way.state, passes = hasten(self.engine, way.state, self.data, self.tol, until, pairs)
+            pace = Pace(self.tol, until, self._ahead)
+            way.state, passes, way.leaves = hasten(self.engine, way.state, self.data, pace, pairs)
             way.history += passes
             way.accelerated += len(passes)
             self.saved.note(way.record)
@@ -227,7 +252,7 @@ class Climber:
     def _run(self, way: Way, pairs: Iterable[Pair]) -> Run:
         state, leaves = way.state, way.leaves
         if leaves is None:  # no further step: this asks for the components at the state
-            state, _, leaves = advance(self.engine, state, self.data, self.tol, 0)
+            state, _, leaves = advance(self.engine, state, self.data, self.tol, 0, work=self._ahead)
         stop = MAX_STEPS if way.running else way.stop
         point = np.asarray(state.point, np.float64)
         mode = judge(

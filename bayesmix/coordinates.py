@@ -68,6 +68,18 @@ def free_log_density(density: Density, z: jax.Array, data: Data) -> jax.Array:
     return density.log_joint(params, data) + jacobian
 
 
-# Rows of data do not enter these, so they are compiled quickly whatever the size.
-to_free = compiled(lambda *_: 0)(free)
-from_free = compiled(lambda *_: 0)(constrain)
+def to_free(density: Density, params: Params, data: Data) -> jax.Array:
+    """``free`` of all sites, compiled.
+
+    Rows do not enter, so that data of any number of them share what is compiled, and quickly.
+    """
+    return _to_free(density, params, data._replace(rows=None))
+
+
+def from_free(density: Density, z: Any, data: Data) -> Params:
+    """``constrain`` of all sites, compiled like ``to_free``."""
+    return _from_free(density, z, data._replace(rows=None))
+
+
+_to_free = compiled(lambda *_: 0)(free)
+_from_free = compiled(lambda *_: 0)(constrain)

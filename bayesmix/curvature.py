@@ -23,6 +23,7 @@ CELLS = 2**20
 FIRST_STEP = 1e-4
 SHORTEST, LONGEST = 1e-12, 1e6  # steps, of the coordinate: shorter ones are lost in its rounding
 ROUNDS = 12
+NEWTON = 4  # blocks of points, about, that finding a mode and its curvature takes
 SETTLED = 0.01
 SMALLEST = 1e-8
 
@@ -93,8 +94,9 @@ def evaluate(
     size = -(-size // lanes) * lanes
     padded = np.concatenate([points, np.repeat(points[:1], -total % size, 0)])
     weight = 1.0 if jacobian else 0.0
+    work = NEWTON * size * rows * mixture.K
     parts = [
-        _block(density, lanes, jnp.asarray(some, float), data, weight)
+        _block(density, lanes, jnp.asarray(some, float), data, weight, work=work)
         for some in padded.reshape(-1, size, n)
     ]
     joined = jax.tree.map(lambda *values: np.concatenate(values)[:total], *parts)

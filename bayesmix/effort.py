@@ -18,6 +18,9 @@ LITTLE = 2048  # cells (rows x columns) up to which compiling is what a fit cost
 # Cells up to which code for several points at once, made with options SAMPLE, costs less than it
 # saves: it is about a tenth slower then. For one point at a time it takes twice as long.
 MODERATE = 2**17
+# Rows x clusters of all passes to come up to which they cost less than compiling them better: with
+# FIT one takes about 10 ns, with SAMPLE 6 or 7, with all effort 3; compiling 0.2, 0.5 and 1.5 s.
+BRIEF, LONG = 20_000_000, 200_000_000
 
 # The jaxlib of Python 3.11 has an older way of generating code that takes half the time, and less
 # again where the little there is of it is not shared out among threads; later ones do not know
@@ -41,7 +44,8 @@ def compiled(
 
     effort : compiler options for no more than LITTLE cells, moderate : for no more than MODERATE.
     cells : the number of cells of the data, from the function's own arguments. What is decorated is
-    for calls from outside of other compiled code. For accelerators all is always done.
+    for calls from outside of other compiled code. For accelerators all is always done. A caller
+    that knows how many calls it makes may give their ``work``: rows x clusters of all of them.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,13 +53,18 @@ def compiled(
         quick = jax.jit(function, static_argnums=static, compiler_options=effort)
 
         between = jax.jit(function, static_argnums=static, compiler_options=moderate)
+        hasty = jax.jit(function, static_argnums=static, compiler_options=SAMPLE)
 
         @wraps(function)
-        def call(*args: Any) -> Any:
+        def call(*args: Any, work: float = np.inf) -> Any:
             size = cells(*args)
-            if size > MODERATE or platform() != "cpu":
+            if platform() != "cpu":
                 return thorough(*args)
-            return (quick if size <= LITTLE else between)(*args)
+            if size <= LITTLE or work <= BRIEF:
+                return quick(*args)
+            if work <= LONG:
+                return hasty(*args)
+            return (between if size <= MODERATE else thorough)(*args)
 
         return call
 

@@ -8,6 +8,7 @@ unconstrained coordinates.
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bayesmix.accelerate import Pair, direction, remaining
-from bayesmix.coordinates import constrain, free, free_size, from_free, to_free
+from bayesmix.accelerate import Pair, direction, expected, remaining
+from bayesmix.coordinates import constrain, free, free_size, to_free
 from bayesmix.density import Data, Density
 from bayesmix.effort import FIT, cells_of, compiled
 from bayesmix.mstep import Plan, m_step
@@ -99,6 +100,10 @@ class Engine:
         log_likelihood, statistics = self.density.e_step(params, data)
         log_joint = log_likelihood + self.density.log_prior(params, data)
         return log_joint, log_likelihood, statistics
+
+    def leaves(self, params: Params, data: Data) -> dict[str, jax.Array]:
+        """The parameters of the components; none where these have no family."""
+        return self.density.leaves(params, data) if self.density.family else {}
 
     def m_step(self, params: Params, statistics: Any, inverse: Any, data: Data, first: Any) -> Any:
         """Params after one M-step, and the ascent's inverse Hessian."""
@@ -181,9 +186,7 @@ def advance(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) ->
     state, history = jax.lax.while_loop(
         lambda carry: (carry[0].stop == RUNNING) & (carry[0].steps < last), body, (state, history)
     )
-    density = engine.density
-    leaves = density.leaves(engine.params(state.point), data) if density.family else {}
-    return state, history, leaves
+    return state, history, engine.leaves(engine.params(state.point), data)
 
 
 class Probe(NamedTuple):
@@ -223,9 +226,9 @@ def _probe(engine: Engine, z: Any, inverse: Any, data: Data) -> Probe:
     return Probe(log_joint, noise, log_likelihood, statistics, gradient, em_step, inverse)
 
 
-def probe(engine: Engine, z: np.ndarray, inverse: Any, data: Data) -> Probe:
-    """The pass at ``z``; what the host needs of it as NumPy."""
-    found = _probe(engine, z, inverse, data)
+def probe(engine: Engine, z: np.ndarray, inverse: Any, data: Data, work: float) -> Probe:
+    """The pass at ``z``; what the host needs of it as NumPy. ``work``: see ``compiled``."""
+    found = _probe(engine, z, inverse, data, work=work)
     return found._replace(
         log_joint=np.asarray(found.log_joint),
         gradient=np.asarray(found.gradient),
@@ -233,41 +236,67 @@ def probe(engine: Engine, z: np.ndarray, inverse: Any, data: Data) -> Probe:
     )
 
 
-def hasten(
-    engine: Engine, state: EMState, data: Data, tol: float, until: int, pairs: deque[Pair]
-) -> tuple[EMState, list[float]]:
-    """Quasi-Newton moves from ``state`` until a stop or until ``until`` steps were taken.
+class Pace(NamedTuple):
+    """When to stop: at ``tol`` nats of estimated gain, or after ``until`` steps of the state.
 
-    ``pairs`` is what is known of the curvature, and is added to. Returns the state and the log
-    joint after each pass. Where unconstrained coordinates end (a weight of 0), the state comes back
-    as it was, for plain steps to go on. An interrupt is a stop.
+    ``work``: of all passes over the data, about, see ``compiled``.
+    """
+
+    tol: float
+    until: int
+    work: float
+
+
+def promise(
+    engine: Engine, state: EMState, data: Data, pairs: Iterable[Pair], work: float
+) -> float:
+    """Estimate of what the log joint has yet to gain from ``state``, in nats, by one pass.
+
+    ``pairs`` is what is known of the curvature. Infinite where unconstrained coordinates end.
     """
     params = engine.unflatten(np.asarray(state.point))
     z = np.asarray(to_free(engine.density, params, data))
-    here = probe(engine, z, state.inverse, data)
+    here = probe(engine, z, state.inverse, data, work)
+    return expected(here.gradient, here.em_step, pairs) if here.finite else np.inf
+
+
+def hasten(
+    engine: Engine, state: EMState, data: Data, pace: Pace, pairs: deque[Pair]
+) -> tuple[EMState, list[float], Any]:
+    """Quasi-Newton moves from ``state`` until a stop or until as many steps as ``pace`` allows.
+
+    ``pairs`` is what is known of the curvature, and is added to. Returns the state, the log joint
+    after each pass and the components there. Where unconstrained coordinates end (a weight of 0),
+    the state comes back as it was and no components, for plain steps to go on. An interrupt is a
+    stop.
+    """
+    params = engine.unflatten(np.asarray(state.point))
+    z = np.asarray(to_free(engine.density, params, data))
+    here = probe(engine, z, state.inverse, data, pace.work)
     if not here.finite:
-        return state, []
+        return state, [], None
     noise = float(here.noise)
     history, left = [float(here.log_joint)], np.inf
     calm, stop = 0, RUNNING
     try:
-        while int(state.steps) + len(history) < until:
+        while int(state.steps) + len(history) < pace.until:
             before, left = left, remaining(here.gradient, here.em_step, pairs)
             lost = len(history) > 1 and history[-1] <= history[-2] + noise
-            if left < tol / SAFETY or (lost and before <= left <= noise):
+            if left < pace.tol / SAFETY or (lost and before <= left <= noise):
                 calm += 1
             elif not lost:
                 calm = 0
             if calm == 2:
                 stop = CONVERGED
                 break
-            there = _next(engine, z, here, pairs, data, history, noise)
+            there = _next(engine, z, here, pairs, data, history, noise, pace.work)
             if there is None:
                 break
             z, here = there
     except KeyboardInterrupt:
         stop = INTERRUPTED
-    return _state(engine, state, z, here, len(history), stop, data), history
+    point, leaves = _arrived(engine, z, data._replace(rows=None))
+    return _state(state, point, here, len(history), stop), history, leaves
 
 
 def _next(
@@ -278,10 +307,11 @@ def _next(
     data: Data,
     history: list[float],
     noise: float,
+    work: float,
 ) -> tuple[np.ndarray, Probe] | None:
     """Where the quasi-Newton move leads, or the EM step where that falls; None if both fall."""
     for move in (direction(here.gradient, here.em_step, pairs), here.em_step):
-        there = probe(engine, z + move, here.inverse, data)
+        there = probe(engine, z + move, here.inverse, data, work)
         history.append(max(history[-1], float(there.log_joint)))
         if there.finite and there.log_joint >= here.log_joint - noise:
             pair = Pair(move, here.gradient - there.gradient, here.em_step - there.em_step)
@@ -292,12 +322,17 @@ def _next(
     return None
 
 
-def _state(
-    engine: Engine, state: EMState, z: np.ndarray, here: Probe, passes: int, stop: int, data: Data
-) -> EMState:
-    """The state at ``z`` after ``passes`` more E-steps than ``state`` had taken."""
-    params = from_free(engine.density, z, data)
-    inf, point = np.full_like(here.log_joint, np.inf), ravel_pytree(params)[0]
+# Rows do not enter, so this is compiled quickly whatever their number, and once.
+@compiled(lambda *_: 0)
+def _arrived(engine: Engine, z: Any, data: Data) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The flat params at unconstrained ``z``, and the components there."""
+    params = constrain(engine.density, z, data)
+    return ravel_pytree(params)[0], engine.leaves(params, data)
+
+
+def _state(state: EMState, point: jax.Array, here: Probe, passes: int, stop: int) -> EMState:
+    """The state at ``point`` after ``passes`` more E-steps than ``state`` had taken."""
+    inf = np.full_like(here.log_joint, np.inf)
     return EMState(
         point,
         here.log_joint,

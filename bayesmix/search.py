@@ -29,6 +29,7 @@ CARRIED = 4  # distinct modes that are carried on with all rows
 EFFORT = 60_000  # rows times moves without success before the search ends
 MOVES = (32, 300)  # bounds of that number, for USUAL restarts
 USUAL = 16
+SCOUTING, CARRYING = 2000, 60  # passes of a search, about, over the sample and over all rows
 AGREED = 0.75  # share of starts at the best mode that makes the landscape an easy one
 
 
@@ -95,7 +96,7 @@ def _scouted(
     else:
         x, data, whole = sample_of(mixture, climber.data, SCOUT, rng)
     tol = climber.tol if whole else max(climber.tol, ROUGH)
-    scout = replace(climber, data=brought(data), tol=tol)
+    scout = replace(climber, data=brought(data), tol=tol, passes=SCOUTING)
     ordered = any("Ordered" in str(site.support) for site in mixture.sites.values())
     lines = x if line_of(mixture) is not None else None
     starts = starts_on(*coded(mixture, x), mixture.K, ordered, rng, mixture.background, lines)
@@ -116,7 +117,7 @@ def _scouted(
 
 def _hurried(climber: Climber) -> Climber:
     """A climber that only takes an E-step, for what was found before an interrupt."""
-    return replace(climber, max_steps=1, saved=NOWHERE)
+    return replace(climber, max_steps=1, accelerate=False, saved=NOWHERE)
 
 
 def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> Iterator[Run]:
@@ -145,19 +146,18 @@ def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> It
 def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]:
     """The best modes of a sample of the rows, carried on with all of them.
 
-    All take a few steps; those that even then promise less than the best has are left there.
+    Those that promise less than the best has already are left.
     """
+    climber = replace(climber, passes=CARRYING)
     modes = atlas([run.mode for run in runs], climber.mixture)[:CARRIED]
-    begun = []
-    for mode in modes:
-        begun.append(climber.glance(climber.resume(mode.params)[0]))
-    reached = max(float(state.log_joint) for state, _ in begun)
+    scouted = [next(run for run in runs if run.mode.params is mode.params) for mode in modes]
+    begun = [climber.outlook(run.mode.params, run.pairs) for run in scouted]
+    reached = max(float(state.log_joint) for state, _, _ in begun)
     carried = []
-    for mode, (state, history) in progress(list(zip(modes, begun, strict=True)), "mode"):
-        if float(state.log_joint) + 4 * float(state.left) >= reached:
-            scouted = next(run for run in runs if run.mode.params is mode.params)
-            run = climber.climb(state, history, scouted.pairs)
-            carried.append(
-                run._replace(mode=replace(run.mode, starts=mode.starts, moves=mode.moves))
-            )
+    ahead = list(zip(modes, scouted, begun, strict=True))
+    for mode, run, (state, history, left) in progress(ahead, "mode"):
+        if float(state.log_joint) + 4 * left >= reached:
+            run = climber.climb(state, history, run.pairs)
+            seen = replace(run.mode, starts=mode.starts, moves=mode.moves)
+            carried.append(run._replace(mode=seen))
     return carried

@@ -48,10 +48,10 @@ def _stop_after(monkeypatch, name, calls, error):
     """Let one of the loops of a run raise once, after so many calls."""
     loop, left = getattr(climb, name), [*[None] * calls, error]
 
-    def stopping(*args):
+    def stopping(*args, **kwargs):
         if left and (found := left.pop(0)) is not None:
             raise found
-        return loop(*args)
+        return loop(*args, **kwargs)
 
     monkeypatch.setattr(climb, name, stopping)
 

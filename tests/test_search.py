@@ -222,11 +222,11 @@ def test_repeated_rows_are_searched_once():
 def _interrupted_at(monkeypatch, number):
     calls = []
 
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         calls.append(args)
         if len(calls) == number:
             raise KeyboardInterrupt
-        return advance(*args)
+        return advance(*args, **kwargs)
 
     monkeypatch.setattr(climb, "advance", interrupted)
     em = bm.EM(bm.models.gaussian(2), progress_bar=False)
@@ -254,7 +254,7 @@ def test_an_interrupt_of_a_single_run_says_so(monkeypatch):
     start = bm.EM(bm.models.gaussian(2), restarts=1, max_steps=5, progress_bar=False)
     params = start.run(jax.random.key(0), x).params
 
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         monkeypatch.setattr(climb, "advance", advance)
         raise KeyboardInterrupt
 

@@ -114,5 +114,8 @@ def _bfgs(inverse: jax.Array, s: jax.Array, y: jax.Array) -> jax.Array:
     safe = jnp.where(usable, sy, 1.0)
     scaled = jnp.eye(s.size, dtype=s.dtype) * (safe / jnp.where(usable, y @ y, 1.0))
     base = jnp.where(jnp.trace(inverse) > 0, inverse, scaled)
-    left = jnp.eye(s.size, dtype=s.dtype) - jnp.outer(s, y) / safe
-    return jnp.where(usable, left @ base @ left.T + jnp.outer(s, s) / safe, inverse)
+    turned = base @ y
+    # (I - s y'/sy) base (I - y s'/sy) + s s'/sy, multiplied out: no product of two matrices.
+    mixed = jnp.outer(turned, s) / safe
+    updated = base - mixed - mixed.T + jnp.outer(s, s) * ((1 + y @ turned / safe) / safe)
+    return jnp.where(usable, updated, inverse)

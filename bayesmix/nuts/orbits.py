@@ -102,11 +102,16 @@ def machine(density: Density, together: bool) -> Any:
             walk = _adapted(walk, noted["acceptance_rate"], warmup, target)
             return walk, jax.tree.map(lambda a, b: a.at[i].set(b), kept, noted)
 
-        like = jax.eval_shape(lambda walk: _move(walk, field)[1], walk)
+        like = jax.eval_shape(lambda walk: _move(walk, _level)[1], walk)
         kept = jax.tree.map(lambda a: jnp.zeros((BLOCK, *a.shape), a.dtype), like)
         return jax.lax.fori_loop(0, count, once, (walk, kept))
 
     return advance
+
+
+def _level(u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Potentials and gradients that are 0: what any field gives, in shape."""
+    return jnp.zeros(len(u), u.dtype), jnp.zeros_like(u)
 
 
 def _move(walk: Walk, field: Any) -> tuple[Walk, dict[str, jax.Array]]:
