@@ -545,6 +545,7 @@ GOOD = {
     "regular": True,
     "kind": "relabelled",
     "divergences": 0,
+    "stays": [],
     "chains": 4,
     "draws": 1000,
     "rhat_invariant": 1.001,

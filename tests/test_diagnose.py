@@ -267,6 +267,7 @@ FACTS = {
     "rhat_parameters": 1.002,
     "ess_invariant": 2000.0,
     "divergences": 0,
+    "stays": [],
     "higher": -3.0,
 }
 
