@@ -86,10 +86,10 @@ def in_its_place(em: Any, results: Sequence[Any]) -> list[NUTSResult]:
 
     Its key follows from Laplace's, so that the card depends on the results alone.
     """
-    found = {kind_of(result): result for result in results}
-    laplace = found.get("Laplace")
-    if laplace is None or laplace.trusted or {"NUTS", "SMC"} & set(found):
+    refused = [r for r in results if isinstance(r, LaplaceResult) and not r.trusted]
+    if not refused or {"NUTS", "SMC"} & {kind_of(result) for result in results}:
         return []
+    laplace = refused[0]
     check_same_question(em, laplace, "Laplace")
     mixture = laplace.mixture
     args, kwargs = mixture.arguments.rebuild(mixture.arguments.arrays)
