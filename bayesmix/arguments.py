@@ -6,6 +6,7 @@ None stay as they are and are static. Nothing here knows NumPyro.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Number
 from types import GeneratorType
 from typing import Any
 
@@ -66,16 +67,25 @@ def read_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     Raises ValueError naming the argument, and the column or row, for text, missing objects,
     ragged lists and generators.
     """
-    table = next((a for a in (*args, *kwargs.values()) if _is_table(a)), None)
-    columns = index = None
+    table, columns = _first_table(args, kwargs), None
     if table is not None:
         names = getattr(table, "columns", None)
         columns = tuple(str(n) for n in (names if names is not None else [table.name]))
-        index = np.asarray(table.index) if hasattr(table, "index") else None
     positional = tuple(_convert(a, f"argument {i + 1}") for i, a in enumerate(args))
     named = {name: _convert(a, f"argument {name!r}") for name, a in kwargs.items()}
     leaves, treedef = jax.tree.flatten((positional, named), is_leaf=lambda leaf: leaf is None)
+    index = row_labels_of(args, kwargs)
     return Arguments(tuple(leaves), treedef, columns, index, _mesh((args, kwargs)))
+
+
+def row_labels_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> np.ndarray | None:
+    """The names of the rows of the first table among the arguments, (N,)."""
+    table = _first_table(args, kwargs)
+    return np.asarray(table.index) if hasattr(table, "index") else None
+
+
+def _first_table(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return next((a for a in (*args, *kwargs.values()) if _is_table(a)), None)
 
 
 def _mesh(arguments: Any) -> Any:
@@ -118,14 +128,24 @@ def _convert(value: Any, where: str) -> Any:
         return tuple(_convert(item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         raise ValueError(f"{where} is a random key: a key is the first argument of run only")
+    if isinstance(value, list) and any(isinstance(row, np.ma.MaskedArray) for row in value):
+        value = np.ma.stack(value)
     if isinstance(value, np.ma.MaskedArray):
-        return _array(np.where(np.ma.getmaskarray(value), np.nan, value.data), where)
+        return _array(_unmasked(value), where)
     try:
         return _array(on_host(value), where)
     except ValueError as error:
         if "inhomogeneous" in str(error):
             raise ValueError(f"{where} is a list whose rows differ in length") from None
         raise
+
+
+def _unmasked(array: np.ma.MaskedArray[Any, Any]) -> np.ndarray:
+    """Masked cells as NaN; what has none, or holds no numbers, as it is."""
+    masked = np.ma.getmaskarray(array)
+    if array.dtype.kind not in "biuf" or not masked.any():
+        return np.asarray(array.data)
+    return np.where(masked, np.nan, array.data)
 
 
 def _table_values(table: Any, where: str) -> np.ndarray:
@@ -168,11 +188,12 @@ def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
             raise ValueError(f"{where} holds text ({item!r}) at {place}, not numbers")
         if isinstance(item, list | tuple | np.ndarray):
             raise ValueError(f"{where} is a list whose rows differ in length")
-        missing = item is None or type(item).__name__ == "NAType"
-        try:
-            numbers[position] = np.nan if missing else item
-        except (TypeError, ValueError):
-            raise ValueError(f"{where} holds {item!r} at {place}, not a number") from None
+        if item is None or type(item).__name__ == "NAType":
+            numbers[position] = np.nan
+        elif isinstance(item, Number | np.bool_) and not isinstance(item, complex):
+            numbers[position] = item
+        else:
+            raise ValueError(f"{where} holds {item!r} at {place}, not a number")
     return numbers
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from numpyro import primitives
 
-from bayesmix.arguments import Arguments, read_arguments
+from bayesmix.arguments import Arguments, read_arguments, row_labels_of
 from bayesmix.blocks import Blocks
 from bayesmix.checks import check_data
 from bayesmix.graph import Axes, Node, ancestors, axes, core, evaluate, unary_map
@@ -289,9 +289,11 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
     if not callable(program):
         raise ValueError(f"program must be a NumPyro program (a function), not {program!r}")
     prepare = getattr(program, "prepare", None)  # a program that reads tables in its own way
-    if prepare is not None:
-        args, kwargs = prepare(*args, **kwargs)
-    arguments = read_arguments(args, kwargs)
+    if prepare is None:
+        arguments = read_arguments(args, kwargs)
+    else:
+        labels = row_labels_of(args, kwargs)
+        arguments = replace(read_arguments(*prepare(*args, **kwargs)), index=labels)
     key = _key_of(program, arguments)
     with jax.enable_x64(True):
         kept = None if key is None else _kept.get(key)

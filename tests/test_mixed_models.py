@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 import bayesmix as bm
 from bayesmix.models.categories import categories_prior
+from bayesmix.plots.view import view_of
 
 SLACK = 1e-6  # nats left when EM stops at an estimated 1e-9, with a thousandfold reserve
 
@@ -242,6 +243,18 @@ def test_new_tables_are_numbered_as_the_fit_was(people):
     np.testing.assert_allclose(
         people.predict_proba(some), people.responsibilities[rows], atol=1e-12
     )
+
+
+def test_rows_keep_their_names_and_columns_are_drawn(people):
+    named = TABLE.set_axis([f"row {n}" for n in range(len(TABLE))])
+    mixture = bm.trace(people.mixture.program, named)
+    assert list(mixture.index[:2]) == ["row 0", "row 1"]
+    view = view_of(people)
+    assert view.columns[0] == "height_weight[0]"
+    assert view.columns[2:] == ("visits", "wait", "smoker", "region")
+    np.testing.assert_array_equal(view.data[:, 2], TABLE["visits"])
+    picture = bm.plots.clusters(people, columns=["visits", "wait"])
+    assert picture.get_axes()[0].get_xlabel() == "visits"
 
 
 def test_a_dict_of_columns_will_do(people):

@@ -257,6 +257,34 @@ def test_new_rows_are_coded_as_the_fit_was():
         em.predict(pd.DataFrame({"age": [30.0], "arm": ["d"]}), [3])
 
 
+def test_new_rows_have_the_columns_and_the_offset_of_the_fit():
+    """Read by position, columns in another order would be other covariates."""
+    table, y = _table()
+    plain = table[["age"]].assign(dose=np.arange(len(table)) % 5)
+    program = bm.models.regression(2, family="poisson")
+    ones = np.ones(len(y))
+    em = bm.EM(program, restarts=1, max_steps=5, progress_bar=False)
+    em = em.run(jax.random.key(0), plain, y, offset=ones)
+    for other in (plain[["dose", "age"]], plain[["age"]], plain.rename(columns={"age": "a"})):
+        with pytest.raises(ValueError, match=r"where \['age', 'dose'\] were fitted"):
+            em.predict(other, y, offset=ones)
+    with pytest.raises(ValueError, match="give offset= for the new rows"):
+        em.predict(plain, y)
+    same = em.predict_proba(plain.to_numpy(), y, offset=ones)
+    np.testing.assert_allclose(same, em.responsibilities, rtol=1e-12)
+
+
+def test_rows_of_covariates_and_response_go_together():
+    """Names of the rows are kept, and must agree."""
+    table, y = _table()
+    named = table.set_axis([f"p{i}" for i in range(len(table))])
+    response = pd.Series(y, index=named.index)
+    program = bm.models.regression(2, family="poisson")
+    assert list(bm.trace(program, named, response).index[:2]) == ["p0", "p1"]
+    with pytest.raises(ValueError, match=r"row 0 is 'p0' in X and 'p\d+' in y"):
+        bm.trace(program, named, response[::-1])
+
+
 def test_predicts_means_for_new_covariates():
     """E[y | X] = sum_k w_k exp(eta_k), as docs/choosing.md writes it: the mean of replicates."""
     em, (table, y) = _fitted(), _table()

@@ -37,13 +37,15 @@ def prepare_arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of the regression program.
 
-    ``levels`` are those of a fit, so that new data are numbered in the same way; without them this
-    is a fit, whose columns must vary. Raises ValueError naming the argument, its column and row.
+    ``levels`` are those of a fit, so that new data are numbered in the same way and have the same
+    columns and offset; without them this is a fit, whose columns must vary. Raises ValueError
+    naming the argument, its column and row.
     """
     fitting = levels is None
     known = {name: dict(own) for name, own in (levels or {"X": {}, "gating": {}}).items()}
     response = _vector("y", y)
     N = len(response)
+    _check_rows(X, y)
     columns = _columns("X", X, N, known["X"])
     arrays: dict[str, Any] = {"offset": offset, "trials": trials}
     arrays = {n: _vector(n, a, N) for n, a in arrays.items() if a is not None}
@@ -56,6 +58,10 @@ def prepare_arguments(
     common = _shared(shared, columns)
     for number, name in enumerate(columns.names):
         coords["shared_covariate" if number in common else "covariate"].append(name)
+    fitted = known.setdefault("fitted", {"offset": offset is not None})
+    if fitted["offset"] and offset is None:
+        raise ValueError("the fit had an offset: give offset= for the new rows, too")
+    _check_names("X", fitted, columns)
     if fitting:
         _check_design("X", columns, flat=prior == "flat")
     given: dict[str, Any] = dict(arrays)
@@ -66,6 +72,7 @@ def prepare_arguments(
         concomitant = _columns("gating", gating, N, known["gating"])
         if groups is not None:
             concomitant = _by_group(concomitant, given["groups"], given["group_count"])
+        _check_names("gating", fitted, concomitant)
         if fitting:
             _check_design("gating", concomitant, flat=prior == "flat")
         given["gating"] = concomitant.values
@@ -75,6 +82,30 @@ def prepare_arguments(
     static = {"common": common, "levels": known}
     static["coords"] = {dim: tuple(names) for dim, names in coords.items()}
     return (columns.values, response), given | static
+
+
+def _check_rows(X: Any, y: Any) -> None:
+    """Two tables whose rows have other names, or another order, are refused."""
+    labels, others = getattr(X, "index", None), getattr(y, "index", None)
+    if labels is None or others is None or callable(labels) or callable(others):
+        return
+    if len(labels) == len(others) and not labels.equals(others):
+        row = int(np.argmax(np.asarray(labels) != np.asarray(others)))
+        raise ValueError(
+            f"row {row} is {labels[row]!r} in X and {others[row]!r} in y: bring them into one "
+            "order, or give y as an array"
+        )
+
+
+def _check_names(argument: str, fitted: dict[str, Any], columns: Columns) -> None:
+    """Columns of new data are those of the fit, in its order, where both have names."""
+    names = fitted.setdefault(argument, columns.names)
+    numbered = all(name.isdigit() for name in names) or all(n.isdigit() for n in columns.names)
+    if columns.names != names and not numbered:
+        raise ValueError(
+            f"{argument} has the columns {list(columns.names)}, where {list(names)} were fitted: "
+            "choose these, in this order"
+        )
 
 
 def _vector(name: str, values: Any, N: int | None = None) -> np.ndarray:

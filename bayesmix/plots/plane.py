@@ -90,8 +90,10 @@ def position(column: str | int, names: Sequence[str]) -> int:
 
 
 def _number(values: np.ndarray, name: str) -> np.ndarray:
+    import pandas as pd
+
     try:
-        numbers = values.astype(np.float64)
+        numbers = np.where(pd.isna(values), np.nan, values).astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError(
             f"column {name!r} is no number ({values[0]!r}, ...): name numeric ones with columns="

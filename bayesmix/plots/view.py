@@ -82,7 +82,7 @@ def view_of(source: Any, data: Any = None) -> View:
         for n, x in posterior.data_vars.items()
     }
     site = str(tree.attrs["site"])
-    observed = tree.children["observed_data"].to_dataset(inherit=False)[site]
+    observed = _observed(tree, site)
     values = np.asarray(observed.to_numpy() if data is None else data)
     rows = len(_row_dims(tree, site))
     mixture = getattr(source, "mixture", None)
@@ -148,12 +148,31 @@ def observed_in(data: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         return values, tuple(f"x[{i}]" for i in range(values.shape[1]))
     if "observed_data" not in tree.children:
         raise ValueError("the tree has no group 'observed_data': pass the data")
-    group = tree.children["observed_data"].to_dataset(inherit=False)
-    site = str(tree.attrs.get("site", next(iter(group.data_vars))))
+    site = str(tree.attrs.get("site", next(iter(tree.children["observed_data"].data_vars))))
     rows = len(_row_dims(tree, site))
-    values = group[site].to_numpy()
+    observed = _observed(tree, site)
+    values = observed.to_numpy()
     flat = values.reshape(-1, *values.shape[rows:])
-    return flat, _columns(group[site], rows, None, getattr(data, "mixture", None), site)
+    return flat, _columns(observed, rows, None, getattr(data, "mixture", None), site)
+
+
+def _observed(tree: xarray.DataTree, site: str) -> xarray.DataArray:
+    """The data of the mixture's site; where several sites share an assignment, their columns."""
+    from xarray import DataArray
+
+    group = tree.children["observed_data"].to_dataset(inherit=False)
+    if site in group:
+        return group[site]
+    rows = _row_dims(tree, site)
+    columns, names = [], []
+    for name, each in group.data_vars.items():
+        values = each.to_numpy().reshape(*(each.sizes[dim] for dim in rows), -1).astype(float)
+        columns.append(values)
+        wide = values.shape[-1] > 1
+        names += [f"{name}[{i}]" if wide else str(name) for i in range(values.shape[-1])]
+    return DataArray(
+        np.concatenate(columns, -1), dims=(*rows, "feature"), coords={"feature": names}
+    )
 
 
 def _row_dims(tree: xarray.DataTree, site: str) -> tuple[str, ...]:
