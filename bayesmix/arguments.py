@@ -6,7 +6,8 @@ None stay as they are and are static. Nothing here knows NumPyro.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Number
+from decimal import Decimal
+from numbers import Real
 from types import GeneratorType
 from typing import Any
 
@@ -190,8 +191,8 @@ def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
             raise ValueError(f"{where} is a list whose rows differ in length")
         if item is None or type(item).__name__ == "NAType":
             numbers[position] = np.nan
-        elif isinstance(item, Number | np.bool_) and not isinstance(item, complex):
-            numbers[position] = item
+        elif isinstance(item, Real | Decimal | np.bool_):
+            numbers[position] = float(item)
         else:
             raise ValueError(f"{where} holds {item!r} at {place}, not a number")
     return numbers

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayesmix.accelerate import MEMORY, Pair
+from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, Record
 from bayesmix.density import Data
 from bayesmix.engine import (
@@ -133,8 +134,8 @@ class Climber:
     @property
     def _ahead(self) -> float:
         """Rows x clusters of all passes to come."""
-        density = self.engine.density
-        n = np.size(self.data.rows.weights) if density.family else self.mixture.N
+        held = self.engine.density.family and not isinstance(self.mixture.value, Blocks)
+        n = np.size(self.data.rows.weights) if held else self.mixture.N
         return self.passes * n * self.mixture.K
 
     @property

@@ -94,7 +94,7 @@ def evaluate(
     size = -(-size // lanes) * lanes
     padded = np.concatenate([points, np.repeat(points[:1], -total % size, 0)])
     weight = 1.0 if jacobian else 0.0
-    work = NEWTON * size * rows * mixture.K
+    work = NEWTON * size * mixture.N * mixture.K
     parts = [
         _block(density, lanes, jnp.asarray(some, float), data, weight, work=work)
         for some in padded.reshape(-1, size, n)

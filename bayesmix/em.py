@@ -222,8 +222,9 @@ class EM:
         notes = [*boundedness(mixture)] + ([mixture.gaps] if mixture.partial else [])
         if not best.regular:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
-        if self.dtype == "float32" and MUCH * mixture.N < found.noise < np.inf:
-            notes.append(COARSE.format(dtype=self.dtype, nats=found.noise / mixture.N))
+        rows = mixture.N if mixture.weights is None else max(float(mixture.weights.sum()), 1.0)
+        if self.dtype == "float32" and MUCH * rows < found.noise < np.inf:
+            notes.append(COARSE.format(dtype=self.dtype, nats=found.noise / rows))
         if outcome.interrupted and not given:
             notes.append("the search was interrupted: other modes may be higher")
         return EMResult(

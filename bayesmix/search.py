@@ -57,7 +57,9 @@ def search(
     interrupt before anything was found is passed on.
     """
     mixture = climber.mixture
-    rows = min(mixture.N, SCOUT) if climber.engine.density.family else mixture.N
+    density = climber.engine.density
+    sampled = density.family or (density.portion and len(mixture.rows) == 1)
+    rows = min(mixture.N, SCOUT) if sampled else mixture.N
     with placed(work_of(mixture, rows)):
         runs, interrupted, whole = _scouted(climber, restarts, rng, progress, bins)
     if not whole:

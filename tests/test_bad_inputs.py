@@ -245,6 +245,10 @@ CASES = {
         lambda: gaussian(_named(put(np.nan)).convert_dtypes()), same_as_with_a_nan),
     "masked": fits(
         lambda: gaussian(np.ma.masked_equal(put(1e9), 1e9)), same_as_with_a_nan),
+    "masked_rows": fits(
+        lambda: gaussian(list(np.ma.masked_equal(put(1e9), 1e9))), same_as_with_a_nan),
+    "dates_as_objects": fails(
+        lambda: gaussian(put(np.datetime64("2020"), base=GOOD.astype(object))), "not a number"),
     "set": fails(lambda: gaussian({1.0, 2.0}), "set"),
     "dictionary": fails(lambda: gaussian({"a": ONE_COLUMN}), "array or a table", "dict"),
     "no_data": fails(lambda: gaussian(None), "array or a table", "None"),
