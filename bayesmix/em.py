@@ -40,7 +40,7 @@ from bayesmix.engine import (
     one_step,
 )
 from bayesmix.estimate import EMResult
-from bayesmix.modes import atlas
+from bayesmix.modes import atlas, passed_over
 from bayesmix.mstep import plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
@@ -220,6 +220,7 @@ class EM:
         best = modes[0]
         found = next(each for each in finite if each.mode.params is best.params)
         notes = [*boundedness(mixture)] + ([mixture.gaps] if mixture.partial else [])
+        notes += passed_over(modes)
         if not best.regular:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
         rows = mixture.N if mixture.weights is None else max(float(mixture.weights.sum()), 1.0)

@@ -176,6 +176,21 @@ def _degeneracy(
     return ""
 
 
+def passed_over(modes: Modes) -> Iterator[str]:
+    """A mode that is higher than the best regular one, where the prior keeps it finite."""
+    best = modes[0]
+    if not best.regular or [*boundedness(modes.mixture)]:
+        return
+    for number, mode in enumerate(modes):
+        if not mode.regular and mode.log_joint > best.log_joint:
+            yield (
+                f"mode {number} is {mode.log_joint - best.log_joint:.1f} nats higher, but "
+                f"{mode.reason}: outliers, or a spurious optimum; it is listed in modes, and the "
+                "best regular mode is returned"
+            )
+            return
+
+
 def rows_needed(mixture: Mixture) -> int:
     """Rows that a cluster needs for its own parameters: D + 1 for its own covariance matrix."""
     if mixture.general:

@@ -566,7 +566,7 @@ VERDICTS = [
     ({"converged": False}, "EM did not converge", True),
     ({"regular": False}, "EM found no regular mode", True),
     ({"divergences": 3}, "3 transitions of 4000 diverged", True),
-    ({"higher": 4.2}, "4.20 nats above EM's MAP: EM missed a mode", True),
+    ({"higher": 4.2}, "4.20 nats above EM's MAP: EM listed a higher mode", True),
     ({"farthest": ("var[1]", -1.6)}, "var[1] lies -1.6 sd from it", False),
     ({"moved": 1}, "1 of 100 observations changes cluster", False),
     ({"overconfident": 12}, "about 12 observations", False),

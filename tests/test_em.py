@@ -517,6 +517,19 @@ def test_a_collapsed_cluster_loses_to_a_regular_mode(reference):
         assert mode.regular == (mode.reason == "")
 
 
+def test_a_higher_mode_on_one_row_is_told():
+    """An outlier has a cluster of its own at the highest point, which the prior keeps finite."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(60, 2)), rng.normal(size=(60, 2)) + 3, [[8.0, -8.0]]])
+    em = em_of(bm.models.gaussian(2), x, restarts=16)
+    (note,) = em.notes
+    told = re.match(r"mode (\d+) is ([\d.]+) nats higher, but cluster \d holds 1\.0 rows", note)
+    other = em.modes[int(told[1])]
+    assert em.modes[0].regular
+    assert not other.regular
+    assert float(told[2]) == pytest.approx(other.log_joint - em.log_joint, abs=0.05)
+
+
 def test_a_start_on_one_point_is_called_degenerate():
     """Started with a cluster on three equal values: reported as degenerate, with a reason."""
     x = np.concatenate([Y, [9.0, 9.0, 9.0]])

@@ -94,8 +94,9 @@ def divergence_sentence(f: dict[str, Any]) -> str:
 def higher_sentence(f: dict[str, Any]) -> str:
     """What a draw above EM's MAP means."""
     return (
-        f"One of the draws has a log joint {f['higher']:.2f} nats above EM's MAP: EM "
-        f"missed a mode (or the log joint is unbounded); raise restarts and fit again."
+        f"One of the draws has a log joint {f['higher']:.2f} nats above EM's MAP: EM listed a "
+        f"higher mode on few rows and did not return it (see its notes), or missed one (raise "
+        f"restarts and fit again), or the log joint is unbounded."
     )
 
 
