@@ -7,6 +7,7 @@ that fits a mixture works on that graph, so the objective is the program's own, 
 version of it.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -292,6 +293,7 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
     if prepare is None:
         arguments = read_arguments(args, kwargs)
     else:
+        _check_call(program, prepare, args, kwargs)
         labels = row_labels_of(args, kwargs)
         arguments = replace(read_arguments(*prepare(*args, **kwargs)), index=labels)
     key = _key_of(program, arguments)
@@ -305,6 +307,20 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
                 _keep(key, mixture)
         check_data(mixture)
     return mixture
+
+
+def _check_call(program: Any, prepare: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Data that a program which reads tables cannot be called with."""
+    signature = inspect.signature(prepare)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        needed = [
+            name for name, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+        raise ValueError(
+            f"{program.__name__} takes its data as ({', '.join(needed)}): {error}"
+        ) from None
 
 
 KEPT = 64

@@ -70,9 +70,6 @@ def _task(options: argparse.Namespace) -> Task:
         raise Refusal("give one CSV file, or --example with one of: " + ", ".join(EXAMPLES))
     example = EXAMPLES.get(options.example or "")
     model = options.model or (example.model if example else "gaussian")
-    K = options.clusters or (example.clusters if example else None)
-    if K is None:
-        raise Refusal("say how many clusters to look for, for example --clusters 2")
     if options.covariance and model != "gaussian":
         raise Refusal(f"--covariance belongs to gaussian clusters, not to --model {model}")
     name = options.example or _stem(options.data)
@@ -81,6 +78,9 @@ def _task(options: argparse.Namespace) -> Task:
     if chosen is None and example:
         chosen = ",".join(example.columns)
     table = numbers(choose(table, chosen))
+    K = options.clusters or (example.clusters if example else None)
+    if K is None:
+        raise Refusal("say how many clusters to look for, for example --clusters 2")
     check_values(table, model, K)
     source = options.example or Path(options.data).name
     return Task(name, source, table, K, model, options.covariance or "full")
