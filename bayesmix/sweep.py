@@ -118,9 +118,14 @@ def _aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def at_hand(rows: Any) -> Any:
-    """Rows as JAX arrays; on a CPU those that are aligned stay where they are."""
-    return jax.device_put(
-        jax.tree.map(lambda a: a if isinstance(a, jax.Array) else np.asarray(a), rows)
+    """Rows as JAX arrays; on a CPU those that are aligned stay where they are.
+
+    Arrays of JAX are not touched: other processes may hold a part of them.
+    """
+    leaves, tree = jax.tree.flatten(rows)
+    fresh = iter(jax.device_put([np.asarray(a) for a in leaves if not isinstance(a, jax.Array)]))
+    return jax.tree.unflatten(
+        tree, [a if isinstance(a, jax.Array) else next(fresh) for a in leaves]
     )
 
 

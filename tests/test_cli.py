@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -402,3 +403,11 @@ def test_ctrl_c_ends_in_one_line(tmp_path):
     assert err.splitlines()[-1] == "bayesmix: stopped, nothing was written"
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_is_not_written():
+    """EM and NUTS answer Ctrl-C with what they have; the command ends."""
+    result = SimpleNamespace(notes=("the search was interrupted: other modes may be higher",))
+    with pytest.raises(KeyboardInterrupt):
+        job._whole(result)
+    assert job._whole(SimpleNamespace(notes=())).notes == ()

@@ -113,16 +113,22 @@ def _engines(task: Task, options: argparse.Namespace) -> tuple[Any, Any, Any]:
     for_em, for_nuts = jax.random.split(jax.random.key(options.seed))
     bar = sys.stderr.isatty()
     try:
-        em = EM(program, progress_bar=bar).run(for_em, data)
+        em = _whole(EM(program, progress_bar=bar).run(for_em, data))
         say(_em_line(em))
-        nuts = NUTS(program, chains=options.chains, draws=options.draws, progress_bar=bar).run(
-            for_nuts, data, start=em
-        )
+        sampler = NUTS(program, chains=options.chains, draws=options.draws, progress_bar=bar)
+        nuts = _whole(sampler.run(for_nuts, data, start=em))
         both = card(em, nuts)
     except ValueError as error:
         raise Refusal(str(error)) from error
     say(_nuts_line(both.facts))
     return em, nuts, both
+
+
+def _whole(result: Any) -> Any:
+    """A result that Ctrl-C did not cut short: in Python a part is worth having, here it is not."""
+    if any("interrupted" in note for note in result.notes):
+        raise KeyboardInterrupt
+    return result
 
 
 def _program(task: Task) -> Any:

@@ -6,6 +6,7 @@ No global setting of matplotlib is touched, and no window is asked for where the
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # Okabe and Ito (2008): colours that people with any colour vision tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#5B5B5B")
 INK, MUTED, PALE = "#22262B", "#6B7178", "#E3E6E9"
+LETTERS, LINE = 17, 12  # of a subtitle: letters to an inch, before its margins shrink; points
 STYLE = {
     "font.size": 10.0,
     "axes.titlesize": 11.5,
@@ -100,12 +102,14 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def put_title(ax: Axes, title: str, subtitle: str = "") -> None:
-    """What is seen, and below it in grey where it comes from."""
-    ax.set_title(title, pad=20 if subtitle else 8)
-    if subtitle:
-        ax.annotate(
-            subtitle, (0, 1), (0, 7), "axes fraction", "offset points", color=MUTED, fontsize=9
-        )
+    """What is seen, and below it in grey where it comes from, in lines no wider than the panel."""
+    width = figure_of(ax).get_size_inches()[0] * ax.get_position().width
+    lines = textwrap.wrap(subtitle, max(int(LETTERS * width), 20))
+    ax.set_title(title, pad=8 + LINE * len(lines))
+    if lines:
+        text = "\n".join(lines)
+        style = {"color": MUTED, "fontsize": 9, "verticalalignment": "bottom"}
+        ax.annotate(text, (0, 1), (0, 5), "axes fraction", "offset points", None, None, **style)
 
 
 def colours(K: int) -> np.ndarray:
