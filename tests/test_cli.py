@@ -1,5 +1,6 @@
 """The command line: a mistake gets one sentence, a result is written whole or not at all."""
 
+import contextlib
 import json
 import os
 import signal
@@ -408,6 +409,14 @@ def test_ctrl_c_ends_in_one_line(tmp_path):
 def test_a_part_is_not_written():
     """EM and NUTS answer Ctrl-C with what they have; the command ends."""
     result = SimpleNamespace(notes=("the search was interrupted: other modes may be higher",))
-    with pytest.raises(KeyboardInterrupt):
-        job._whole(result)
-    assert job._whole(SimpleNamespace(notes=())).notes == ()
+    whole = SimpleNamespace(notes=())
+    for part, interrupts in ((result, []), (whole, [signal.SIGINT])):
+        with pytest.raises(KeyboardInterrupt):
+            job._whole(part, interrupts)
+    assert job._whole(whole, []) is whole
+
+
+def test_interrupts_are_noted_even_where_they_are_lost():
+    with job._heard() as interrupts, contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert interrupts == [signal.SIGINT]

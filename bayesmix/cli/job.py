@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +63,8 @@ def fit(options: argparse.Namespace) -> None:
         say(f"reading {task.source} … {len(task.table)} rows, {_columns(task.table)}")
         if missing := gaps(task.table):
             say(missing)
-        em, nuts, card = _engines(task, options)
+        with _heard() as interrupts:
+            em, nuts, card = _engines(task, options, interrupts)
         write(folder, task, options, em, nuts, card)
     print(f"\n{card}")
     print(f"\nwritten: {list_written(target, not options.no_figures)}", flush=True)
@@ -100,7 +105,29 @@ def _stem(path: str) -> str:
     return Path(path).name.split(".")[0] or "data"
 
 
-def _engines(task: Task, options: argparse.Namespace) -> tuple[Any, Any, Any]:
+@contextmanager
+def _heard() -> Iterator[list[int]]:
+    """The interrupts so far: Python drops one that comes while it collects garbage."""
+    numbers: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield numbers
+        return
+
+    def note(number: int, frame: Any) -> None:
+        numbers.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield numbers
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _engines(
+    task: Task, options: argparse.Namespace, interrupts: list[int]
+) -> tuple[Any, Any, Any]:
     """Both fits and their card; what bayesmix refuses in words is passed on in words."""
     import jax
 
@@ -113,10 +140,10 @@ def _engines(task: Task, options: argparse.Namespace) -> tuple[Any, Any, Any]:
     for_em, for_nuts = jax.random.split(jax.random.key(options.seed))
     bar = sys.stderr.isatty()
     try:
-        em = _whole(EM(program, progress_bar=bar).run(for_em, data))
+        em = _whole(EM(program, progress_bar=bar).run(for_em, data), interrupts)
         say(_em_line(em))
         sampler = NUTS(program, chains=options.chains, draws=options.draws, progress_bar=bar)
-        nuts = _whole(sampler.run(for_nuts, data, start=em))
+        nuts = _whole(sampler.run(for_nuts, data, start=em), interrupts)
         both = card(em, nuts)
     except ValueError as error:
         raise Refusal(str(error)) from error
@@ -124,9 +151,9 @@ def _engines(task: Task, options: argparse.Namespace) -> tuple[Any, Any, Any]:
     return em, nuts, both
 
 
-def _whole(result: Any) -> Any:
+def _whole(result: Any, interrupts: list[int]) -> Any:
     """A result that Ctrl-C did not cut short: in Python a part is worth having, here it is not."""
-    if any("interrupted" in note for note in result.notes):
+    if interrupts or any("interrupted" in note for note in result.notes):
         raise KeyboardInterrupt
     return result
 
