@@ -1,6 +1,7 @@
 """The command line: a mistake gets one sentence, a result is written whole or not at all."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -420,3 +421,17 @@ def test_interrupts_are_noted_even_where_they_are_lost():
     with job._heard() as interrupts, contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert interrupts == [signal.SIGINT]
+
+
+def test_an_interrupt_while_garbage_is_collected_is_raised_soon():
+    def on_collection(phase, _):
+        if not interrupts:
+            signal.raise_signal(signal.SIGINT)
+
+    with job._heard() as interrupts:
+        gc.callbacks.append(on_collection)
+        gc.collect()
+        gc.callbacks.remove(on_collection)
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+    assert len(interrupts) > 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
+import gc
 import signal
 import sys
 import threading
@@ -24,6 +26,7 @@ COVARIANCES = (  # our names, then mclust's
     "VEV", "EVV", "VVV", "EEE", "VVI", "VII"
 )  # fmt: skip
 MODELS = ("gaussian", "poisson", "bernoulli")
+SOON = 0.05  # seconds
 
 
 class Example(NamedTuple):
@@ -107,7 +110,9 @@ def _stem(path: str) -> str:
 
 @contextmanager
 def _heard() -> Iterator[list[int]]:
-    """The interrupts so far: Python drops one that comes while it collects garbage."""
+    """The interrupts so far. Python drops one that is raised while it collects garbage, so that is
+    raised a little later.
+    """
     numbers: list[int] = []
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
@@ -116,7 +121,10 @@ def _heard() -> Iterator[list[int]]:
 
     def note(number: int, frame: Any) -> None:
         numbers.append(number)
-        before(number, frame)
+        if frame.f_code in [getattr(callback, "__code__", None) for callback in gc.callbacks]:
+            threading.Timer(SOON, _thread.interrupt_main).start()
+        else:
+            before(number, frame)
 
     signal.signal(signal.SIGINT, note)
     try:
