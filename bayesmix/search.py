@@ -69,7 +69,7 @@ def search(
             if interrupted:
                 raise
             runs, interrupted = _carried(_hurried(climber), runs, progress), True
-    return Found(runs, interrupted)
+    return Found(runs, interrupted or runs[-1].stop == INTERRUPTED)
 
 
 def run_from(climber: Climber, params: Params, state: EMState, bins: int | None) -> Run:
@@ -110,6 +110,8 @@ def _scouted(
                 raise KeyboardInterrupt
         for run in progress(_moves(scout, starts, runs, restarts), "move"):
             runs.append(run._replace(mode=replace(run.mode, starts=0, moves=1)))
+            if run.stop == INTERRUPTED:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         if not any(np.isfinite(run.mode.log_joint) for run in runs):
             raise
@@ -162,4 +164,6 @@ def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]
             run = climber.climb(state, history, run.pairs)
             seen = replace(run.mode, starts=mode.starts, moves=mode.moves)
             carried.append(run._replace(mode=seen))
+            if run.stop == INTERRUPTED:
+                break
     return carried

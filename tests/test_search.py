@@ -11,7 +11,7 @@ import bayesmix as bm
 from bayesmix import climb, search
 from bayesmix.accelerate import MEMORY, Pair, direction, remaining
 from bayesmix.density import data_of, density_of, log_joint, sample_of
-from bayesmix.engine import RUNNING, Engine, advance, from_params
+from bayesmix.engine import INTERRUPTED, RUNNING, Engine, advance, from_params
 from bayesmix.merge import binned
 from bayesmix.mstep import plan_for
 
@@ -242,6 +242,36 @@ def test_an_interrupt_returns_the_best_so_far(monkeypatch):
     assert not any("interrupted" in note for note in whole.notes)
     with jax.enable_x64(True):
         assert float(log_joint(em.mixture, em.params)) == pytest.approx(em.log_joint, rel=1e-12)
+
+
+def test_an_interrupt_of_a_move_ends_the_search(monkeypatch):
+    def moves(scout, starts, runs, restarts):
+        yield runs[0]._replace(stop=INTERRUPTED)
+        raise AssertionError("the search went on")
+
+    monkeypatch.setattr(search, "_moves", moves)
+    em = bm.EM(bm.models.gaussian(2), restarts=2, progress_bar=False)
+    em = em.run(jax.random.key(0), bm.datasets.load_faithful())
+    assert any("interrupted" in note for note in em.notes)
+
+
+def test_an_interrupt_on_all_rows_carries_no_further_mode(monkeypatch):
+    whole, carried = climb.Climber.climb, []
+
+    def interrupted(self, *args):
+        run = whole(self, *args)
+        if self.passes != search.CARRYING:
+            return run
+        carried.append(run)
+        return run._replace(stop=INTERRUPTED)
+
+    monkeypatch.setattr(search, "SCOUT", 60)
+    monkeypatch.setattr(search, "_moves", lambda *_: iter(()))
+    monkeypatch.setattr(climb.Climber, "climb", interrupted)
+    em = bm.EM(bm.models.gaussian(3), restarts=8, progress_bar=False)
+    em = em.run(jax.random.key(0), bm.datasets.load_faithful())
+    assert len(carried) == 1
+    assert any("interrupted" in note for note in em.notes)
 
 
 def test_an_interrupt_before_anything_is_found_interrupts(monkeypatch):
