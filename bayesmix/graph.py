@@ -414,12 +414,20 @@ def fingerprint(outputs: Sequence[Node]) -> Any:
 
 
 def core(node: Node) -> Node:
-    """The value behind broadcasts, unit axes and conversions between floats."""
-    while node.label in ("broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type") or (
-        node.label == "reshape" and _same_but_units(node.inputs[0].shape, node.shape)
+    """The value behind broadcasts, unit axes and conversions to floats."""
+    while (
+        node.label in ("broadcast_in_dim", "squeeze", "expand_dims")
+        or (node.label == "reshape" and _same_but_units(node.inputs[0].shape, node.shape))
+        or (node.label == "convert_element_type" and _to_float(node))
     ):
         node = node.inputs[0]
     return node
+
+
+def _to_float(node: Node) -> bool:
+    """Whether a conversion keeps the value up to rounding; to integers or bool it cuts."""
+    assert node.equation is not None
+    return jax.dtypes.issubdtype(node.equation.params["new_dtype"], np.floating)
 
 
 def _same_but_units(a: Sequence[int], b: Sequence[int]) -> bool:
@@ -469,8 +477,8 @@ def _cholesky(node: Node) -> tuple[str, Node]:
     factor = node.inputs[-1] if node.label == "select_n" else node
     if factor.label != "cholesky" or factor.inputs[0].label != "div":
         return "", node
-    total = factor.inputs[0].inputs[0]
-    if total.label != "add":
+    total, two = factor.inputs[0].inputs
+    if total.label != "add" or not _is_literal(two, 2.0):
         return "", node
     left, right = total.inputs
     same = right.label == "transpose" and right.inputs[0] is left
