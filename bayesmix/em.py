@@ -219,8 +219,8 @@ class EM:
         modes = atlas([each.mode for each in finite], mixture)
         best = modes[0]
         found = next(each for each in finite if each.mode.params is best.params)
-        notes = [*boundedness(mixture)] + ([mixture.gaps] if mixture.partial else [])
-        notes += passed_over(modes)
+        notes = [*boundedness(mixture), *passed_over(modes)]
+        notes += [mixture.gaps] if mixture.partial else []
         if not best.regular:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
         rows = mixture.N if mixture.weights is None else max(float(mixture.weights.sum()), 1.0)
