@@ -1,7 +1,6 @@
 """The command line: a mistake gets one sentence, a result is written whole or not at all."""
 
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -156,7 +155,7 @@ def test_a_folder_without_permission(tmp_path, monkeypatch, capsys):
 
 
 def test_what_bayesmix_refuses_becomes_the_users_sentence(tmp_path, monkeypatch, capsys):
-    def refuse(task, options):
+    def refuse(task, options, interrupts):
         raise Refusal("the engines say no")
 
     (tmp_path / "data.csv").write_text(GOOD)
@@ -421,17 +420,3 @@ def test_interrupts_are_noted_even_where_they_are_lost():
     with job._heard() as interrupts, contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert interrupts == [signal.SIGINT]
-
-
-def test_an_interrupt_while_garbage_is_collected_is_raised_soon():
-    def on_collection(phase, _):
-        if not interrupts:
-            signal.raise_signal(signal.SIGINT)
-
-    with job._heard() as interrupts:
-        gc.callbacks.append(on_collection)
-        gc.collect()
-        gc.callbacks.remove(on_collection)
-        with pytest.raises(KeyboardInterrupt):
-            time.sleep(10)
-    assert len(interrupts) > 1
