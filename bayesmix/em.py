@@ -57,7 +57,7 @@ SENTENCES = {
 LOWEST = float(np.finfo(np.float32).min) / 2  # of a log joint: below, a row is impossible
 MUCH = 0.1  # nats of a row that rounding may hide before a note says so
 COARSE = (
-    "{dtype} may get the log density of a row wrong by up to {nats:.1g} nats: a cluster is far "
+    "float32 may get the log density of a row wrong by up to {nats:.1g} nats: a cluster is far "
     'narrower in some direction than the data are wide; use dtype="float64"'
 )
 
@@ -225,7 +225,7 @@ class EM:
             notes.append(f"no start reached a regular mode; of the one returned, {best.reason}")
         rows = mixture.N if mixture.weights is None else max(float(mixture.weights.sum()), 1.0)
         if self.dtype == "float32" and MUCH * rows < found.noise < np.inf:
-            notes.append(COARSE.format(dtype=self.dtype, nats=found.noise / rows))
+            notes.append(COARSE.format(nats=found.noise / rows))
         if outcome.interrupted and not given:
             notes.append("the search was interrupted: other modes may be higher")
         return EMResult(
