@@ -13,9 +13,10 @@ import pytest
 from numpyro import handlers
 
 import bayesmix as bm
-from bayesmix import program as room
 from bayesmix.density import data_of, density_of
 from bayesmix.lookups import lookups
+from bayesmix.program import kept as room
+from bayesmix.program import tracing
 
 X = np.random.default_rng(3).normal(size=40)
 CENTRE = 1.0
@@ -163,9 +164,9 @@ def test_ready_models_have_keys():
 def test_ready_models_of_columns_are_read_once(name, monkeypatch):
     """Two data sets, one reading; the second's log joint is NumPyro's own of the second."""
     program, counted = getattr(bm.models, name)(2), []
-    read = room._read_anew
+    read = tracing._read_anew
     monkeypatch.setattr(room, "_kept", {})
-    monkeypatch.setattr(room, "_read_anew", lambda *a: counted.append(1) or read(*a))
+    monkeypatch.setattr(tracing, "_read_anew", lambda *a: counted.append(1) or read(*a))
     rng = np.random.default_rng(5)
     for number in range(2):
         counts = name in ("geometric", "negative_binomial")

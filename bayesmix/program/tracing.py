@@ -1,0 +1,130 @@
+"""A program and its data read as a mixture.
+
+A kept reading takes the new data; else the program is run anew, and its reading is put together
+from the rooms beside this one.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from bayesmix.arguments import Arguments, read_arguments, row_labels_of
+from bayesmix.blocks import Blocks
+from bayesmix.checks import check_data
+from bayesmix.graph import Axes
+from bayesmix.observed import Found
+from bayesmix.program.data import event_dims, given_data, known, observed_site, side_by_side
+from bayesmix.program.kept import keep, key_of, recall
+from bayesmix.program.latent import cluster_axes, latent_site, links_of, plate_dims
+from bayesmix.program.mixture import Mixture
+from bayesmix.reader import NEEDS_VALUES, Reading, read
+
+
+def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
+    """Read a NumPyro program and its data as a mixture.
+
+    The program is run once with abstract values: nothing is sampled or compiled. Arrays, tables
+    and lists among the arguments are data; Python numbers and strings are static.
+
+    Raises ValueError, naming the site, what was found and what to write instead, when there is no
+    observed mixture site or more than one, when a discrete latent site is not summed out, when a
+    plate is subsampled, and when the data do not match the program.
+    """
+    if not callable(program):
+        raise ValueError(f"program must be a NumPyro program (a function), not {program!r}")
+    prepare = getattr(program, "prepare", None)  # a program that reads tables in its own way
+    if prepare is None:
+        arguments = read_arguments(args, kwargs)
+    else:
+        _check_call(program, prepare, args, kwargs)
+        labels = row_labels_of(args, kwargs)
+        arguments = replace(read_arguments(*prepare(*args, **kwargs)), index=labels)
+    key = key_of(program, arguments)
+    with jax.enable_x64(True):
+        mixture = recall(key, program, arguments)
+        if mixture is None:
+            mixture = _read_anew(program, arguments)
+            if key is not None and not mixture.static_data:
+                keep(key, mixture)
+        check_data(mixture)
+    return mixture
+
+
+def _check_call(program: Any, prepare: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Data that a program which reads tables cannot be called with."""
+    signature = inspect.signature(prepare)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        needed = [
+            name for name, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+        raise ValueError(
+            f"{program.__name__} takes its data as ({', '.join(needed)}): {error}"
+        ) from None
+
+
+def _read_anew(program: Callable[..., Any], arguments: Arguments) -> Mixture:
+    """The program run on abstract values, or on the data as constants where it needs them."""
+    try:
+        reading, found = read(program, arguments, static_data=False)
+        static_data = False
+    except NEEDS_VALUES as error:
+        if any(isinstance(array, Blocks) for array in arguments.arrays):
+            raise ValueError(
+                "the program needs the data's values to run, and Blocks are never held: give "
+                "such numbers (how many groups, say) to the program as an argument"
+            ) from error
+        reading, found = read(program, arguments, static_data=True)
+        static_data = True
+    return _assemble(program, arguments, reading, found, static_data)
+
+
+def _assemble(
+    program: Callable[..., Any],
+    arguments: Arguments,
+    reading: Reading,
+    found: Found,
+    static_data: bool,
+) -> Mixture:
+    """The mixture that a reading describes, with the data of that reading."""
+    memo: dict[int, Axes] = {}
+    paths = cluster_axes(reading, found, memo)
+    links = links_of(reading, memo)
+    plates = {n: plate_dims(s) for n, s in found.latent.items()}
+    named = (plates[n][axis] for n, axis in paths.items() if axis is not None)
+    cluster_dim = next((name for name in named if name is not None), "cluster")
+    group = known(reading, reading.group)
+    observed = tuple(
+        observed_site(part, value, given, group, powers)
+        for part, (value, given, powers) in zip(found.parts, given_data(reading), strict=True)
+    )
+    value, event_dim = side_by_side(observed, reading.components.shape[:-1])
+    width = value.shape[-1] if event_dim else None
+    sites = {
+        n: latent_site(n, s, reading, paths[n], links.get(n, ()), plates[n], cluster_dim, width)
+        for n, s in found.latent.items()
+    }
+    return Mixture(
+        program=program,
+        arguments=arguments,
+        name="+".join(part.name for part in found.parts),
+        K=found.K,
+        sites=sites,
+        observed=observed,
+        assignment=found.assignment,
+        by_row=found.by_row,
+        masked=found.masked,
+        mixture_event_dim=event_dim,
+        value=value,
+        weights=known(reading, reading.scale),
+        labels=known(reading, reading.labels),
+        row_dims=found.row_dims,
+        event_dims=event_dims(event_dim, found.parts),
+        cluster_dim=cluster_dim,
+        static_data=static_data,
+        _readings={True: reading},
+    )
