@@ -1,0 +1,174 @@
+"""Tables (Markdown) and plot of what the NUTS benchmark has measured so far."""
+
+import json
+import statistics
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from nuts_cases import CHAINS, DRAWS, FEW, OURS, SETS, THEIRS
+
+RHAT, WRONG = 1.01, 6.0  # largest R-hat, and distance of means in errors, that have a rate
+WISHED = {  # which of ours; times as fast as the best of THEIRS, as NumPyro; seconds of a cold run
+    "univariate K=5 N=1e4": ("bayesmix", 100, 500, 4),
+    "univariate K=5 N=1e5": ("bayesmix-bins", 2000, 1000, 4),
+    "Poisson K=3 N=1e4": ("bayesmix", 500, 500, 4),
+    "faithful 2-D K=2": ("bayesmix", 10, 80, 5),
+    "latent class K=4 N=2000": ("bayesmix", 15, 60, 8),
+    "8-D K=5 N=1e4": ("bayesmix", 30, 15, 20),
+    "galaxies K=3": ("bayesmix", None, None, 10),
+}
+
+
+def lines_of(path):
+    """The latest result of each set and sampler."""
+    latest = {}
+    for text in path.read_text().splitlines() if path.exists() else ():
+        line = json.loads(text)
+        latest[line["set"], line["sampler"]] = line
+    return latest
+
+
+def apart(line, other):
+    """Largest distance of posterior means, in combined Monte-Carlo standard errors."""
+    ours, theirs = line["means"], other["means"]
+    assert [each[0] for each in ours] == [each[0] for each in theirs]
+    pairs = zip(ours, theirs, strict=True)
+    return max(abs(a[1] - b[1]) / (a[2] ** 2 + b[2] ** 2) ** 0.5 for a, b in pairs)
+
+
+def rates(line, latest):
+    """ESS per CPU second of each run while sampling, and of the whole first run.
+
+    () where R-hat is too large, that of bayesmix with it (several modes, which SMC must weigh), or
+    where the posterior is not that of bayesmix.
+    """
+    if "error" in line:
+        return (), ()
+    reference = latest.get((line["set"], "bayesmix"), line)
+    if not max(*line["rhat"], *reference["rhat"]) <= RHAT:
+        return (), ()
+    if reference is not line and apart(line, reference) > WRONG:
+        return (), ()
+    warm = [ess / seconds for ess, seconds in zip(line["ess"], line["warm"], strict=True)]
+    return warm, (line["ess"][0] / line["cold"],)
+
+
+def spread(values, digits=0):
+    values = sorted(values)
+    middle = f"{statistics.median(values):.{digits}f}"
+    few = f"{values[0]:.{digits}f}", f"{values[-1]:.{digits}f}"
+    return middle if len(values) == 1 or few[0] == few[1] else f"{middle} ({few[0]}-{few[1]})"
+
+
+def table(heads, rows):
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measured(latest):
+    """A row for each sampler on each set."""
+    heads = (
+        "set|sampler|cold, s|warm, s|min ESS|R-hat|diverged|gradients per draw|"
+        "us per gradient|ESS/s warm|ESS/s cold|apart"
+    ).split("|")
+    wanted = [(name, sampler) for name in SETS for sampler in (*OURS, *THEIRS)]
+    return table(heads, [cells(latest[key], latest) for key in wanted if key in latest])
+
+
+def against(latest):
+    """Effective draws per CPU second over those of the others, beside what was wished for."""
+    heads = (
+        "set|warm, of the best of PyMC, nutpie, Stan|wished|warm, of NumPyro|wished|"
+        "cold, of the best of three|cold, of NumPyro|cold run, s|wished"
+    ).split("|")
+    rows = []
+    for name, (sampler, three, numpyro, seconds) in WISHED.items():
+        line = latest.get((name, sampler))
+        if line is None or "error" in line:
+            continue
+        own, said = rates(line, latest), name + ", cells" * (sampler == "bayesmix-bins")
+        best = [times(own, name, THEIRS, latest, phase) for phase in (0, 1)]
+        plain = [times(own, name, ("numpyro",), latest, phase) for phase in (0, 1)]
+        wishes = [str(wish or "") for wish in (three, numpyro, seconds)]
+        row = [said, best[0], wishes[0], plain[0], wishes[1], best[1], plain[1]]
+        rows.append([*row, f"{line['cold']:.1f}", wishes[2]])
+    return table(heads, rows)
+
+
+def times(own, name, samplers, latest, phase):
+    """Our median rate over the best of theirs in a phase (warm 0, cold 1), or why there is none."""
+    found, without = {}, []
+    for sampler in samplers:
+        line = latest.get((name, sampler))
+        rate = () if line is None else rates(line, latest)[phase]
+        if rate:
+            found[sampler] = statistics.median(rate)
+        else:
+            without.append(f"{sampler} {why(line, latest)}")
+    if not (found and own[phase]):
+        return "; ".join(without)
+    best = max(found, key=found.get)
+    note = "; ".join([best] * (len(samplers) > 1) + without)
+    return f"{statistics.median(own[phase]) / found[best]:.3g}" + f" ({note})" * bool(note)
+
+
+def why(line, latest):
+    """Why a line has no rate."""
+    if line is None:
+        return "not run"
+    if "error" in line:
+        return line["error"]
+    if max(line["rhat"]) > RHAT:
+        return f"R-hat {max(line['rhat']):.2f}"
+    return "of another posterior"
+
+
+def cells(line, latest):
+    reference = latest.get((line["set"], "bayesmix"))
+    first = [line["set"], line["sampler"]]
+    if "error" in line:
+        return [*first, line["error"], *[""] * 9]
+    warm, cold = rates(line, latest)
+    draws = CHAINS * line.get("draws", FEW.get(line["set"], DRAWS))
+    made = 2 if line["sampler"] in (*THEIRS, "numpyro") else 1.15
+    each = [1e6 * s / (line["steps"] * draws * made) for s in line["warm"]]
+    same = reference in (None, line) or not max(reference.get("rhat", [9])) <= RHAT
+    return [
+        *first,
+        f"{line['cold']:.1f}",
+        spread(line["warm"], 2),
+        spread(line["ess"]),
+        f"{max(line['rhat']):.3f}",
+        str(line["divergences"]),
+        f"{line['steps']:.1f}",
+        spread(each),
+        spread(warm) if warm else "–",
+        spread(cold) if cold else "–",
+        "" if same else f"{apart(line, reference):.1f}",
+    ]
+
+
+def plot(latest, path):
+    """ESS per CPU second while sampling, a row for each set that has a rate."""
+    sets = [
+        name
+        for name in SETS
+        if any(rates(line, latest)[0] for (of, _), line in latest.items() if of == name)
+    ]
+    colours = dict(zip((*OURS, *THEIRS), plt.get_cmap("tab10").colors, strict=False))
+    figure, ax = plt.subplots(figsize=(7.5, 0.6 * len(sets) + 1.4), layout="constrained")
+    for height, name in enumerate(reversed(sets)):
+        for sampler, colour in colours.items():
+            warm, cold = rates(latest.get((name, sampler), {"error": ""}), latest)
+            label = sampler if height == 0 else None
+            ax.plot(warm, [height + 0.12] * len(warm), "o", color=colour, ms=6)
+            ax.plot(cold, [height - 0.12] * len(cold), "|", color=colour, ms=11, mew=2.2)
+            ax.plot([], [], "o", color=colour, label=label)
+    ax.set_yticks(range(len(sets)), list(reversed(sets)))
+    ax.set(xscale="log", xlabel="least effective draws per CPU second")
+    ax.set_title("dots: warm, without compiling;  bars: the whole first run", fontsize=9)
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(path, dpi=90)
