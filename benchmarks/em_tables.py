@@ -40,11 +40,13 @@ def per_iteration(records: Records) -> str:
         if piece is None:
             continue
         own, other = (np.array(piece["seconds"][name]) for name in ("ours", "sklearn"))
-        cells = [str(case), str(case.seeds), spread(1e3 * own, ".3g"), spread(1e3 * other, ".3g")]
+        seeds = str(len(own) // case.pairs)
+        cells = [str(case), seeds, spread(1e3 * own, ".3g"), spread(1e3 * other, ".3g")]
         cells.append(spread(other / own))
+        last = own[case.pairs - 1 :: case.pairs]  # of each seed; the peers' runs come after it
         for name in ("mclust", "gmmx"):
             peer = np.array(piece["seconds"][name])
-            cells.append(spread(peer / own[: len(peer)]) if len(peer) else "")
+            cells.append(spread(peer / last) if len(peer) else "")
         cells.append(f"{100 * piece['limit'] / np.median(own):.0f} %")
         cells += [f"{piece['compile']:.1f}", agreement(case, piece["differences"])]
         rows.append(cells)
