@@ -38,6 +38,12 @@ def apart(line, other):
     return max(abs(a[1] - b[1]) / (a[2] ** 2 + b[2] ** 2) ** 0.5 for a, b in pairs)
 
 
+def reference_of(line, latest):
+    """The line of bayesmix on the same set; None where it was not run or did not finish."""
+    found = latest.get((line["set"], "bayesmix"))
+    return None if found is None or "error" in found else found
+
+
 def rates(line, latest):
     """ESS per CPU second of each run while sampling, and of the whole first run.
 
@@ -46,7 +52,7 @@ def rates(line, latest):
     """
     if "error" in line:
         return (), ()
-    reference = latest.get((line["set"], "bayesmix"), line)
+    reference = reference_of(line, latest) or line
     if not max(*line["rhat"], *reference["rhat"]) <= RHAT:
         return (), ()
     if reference is not line and apart(line, reference) > WRONG:
@@ -126,7 +132,7 @@ def why(line, latest):
 
 
 def cells(line, latest):
-    reference = latest.get((line["set"], "bayesmix"))
+    reference = reference_of(line, latest)
     first = [line["set"], line["sampler"]]
     if "error" in line:
         return [*first, line["error"], *[""] * 9]
@@ -134,7 +140,7 @@ def cells(line, latest):
     draws = CHAINS * line.get("draws", FEW.get(line["set"], DRAWS))
     made = 2 if line["sampler"] in (*THEIRS, "numpyro") else 1.15
     each = [1e6 * s / (line["steps"] * draws * made) for s in line["warm"]]
-    same = reference in (None, line) or not max(reference.get("rhat", [9])) <= RHAT
+    same = reference in (None, line) or not max(reference["rhat"]) <= RHAT
     return [
         *first,
         f"{line['cold']:.1f}",
