@@ -132,6 +132,25 @@ def gmmx(case: Case, x: np.ndarray, start: Any, steps: int) -> Any:
     return jax.block_until_ready(fitter.fit(x=jnp.asarray(x), gmm=model))
 
 
+def pomegranate(case: Case, x: np.ndarray, start: Any, steps: int) -> Any:
+    """pomegranate's model after exactly ``steps`` iterations, full or diagonal covariances."""
+    import torch
+    from pomegranate.distributions import Normal
+    from pomegranate.gmm import GeneralMixtureModel
+
+    def tensor(a: np.ndarray) -> Any:
+        return torch.tensor(np.asarray(a, case.dtype))
+
+    spreads = start["cov"] if case.covariance == "full" else start["var"]
+    parts = [
+        Normal(tensor(loc), tensor(spread), covariance_type=case.covariance, check_data=False)
+        for loc, spread in zip(start["loc"], spreads, strict=True)
+    ]
+    weights = tensor(start["weights"])
+    model = GeneralMixtureModel(parts, weights, max_iter=steps, tol=-np.inf, check_data=False)
+    return model.fit(torch.tensor(x))
+
+
 def run_r(script: str, *arrays: np.ndarray) -> list[float]:
     """The numbers that an R script prints; it reads ``arrays`` as the matrices a1, a2, ..."""
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from em_cases import Case, data, gmmx, of_mclust, ours, run_r, theirs
+from em_cases import Case, data, gmmx, of_mclust, ours, pomegranate, run_r, theirs
 
 # Relative difference of the log likelihoods after the same number of steps.
 AGREE = {"float64": 1e-8, "float32": 1e-4}
@@ -22,6 +22,7 @@ ROOM = 1e9  # bytes that gmmx may take for its (N, K, D, D) arrays
 SLOW = 1e8  # work (N K D^2) beyond which R's EM is not timed
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SKLEARN_LIMIT = 1_000_000
+PEERS = ("mclust", "gmmx", "pomegranate")  # measured where they are installed
 
 
 def cpu(function: Any, *args: Any) -> float:
@@ -50,7 +51,7 @@ def iterations(case: Case) -> dict:
     """CPU seconds per iteration of each library, in turn, over data seeds; the compile time."""
     first = cpu(ours, case, *data(case, 0), SHORT)
     compile_time = first - cpu(ours, case, *data(case, 0), SHORT)
-    found: dict[str, list] = {"ours": [], "sklearn": [], "gmmx": [], "mclust": []}
+    found: dict[str, list] = {name: [] for name in ("ours", "sklearn", *PEERS)}
     differences = []
     work = case.N * case.K * case.D**2
     for seed in range(case.seeds):
@@ -68,6 +69,9 @@ def iterations(case: Case) -> dict:
         if has("gmmx") and case.dtype == "float32" and 4 * work < ROOM:
             gmmx(case, x, start, case.steps + SHORT), gmmx(case, x, start, SHORT)
             found["gmmx"].append(per_step(gmmx, case, x, start, case.repeats)[0])
+        if has("pomegranate") and case.covariance in ("full", "diag"):
+            pomegranate(case, x, start, SHORT)
+            found["pomegranate"].append(per_step(pomegranate, case, x, start, case.repeats)[0])
         if shutil.which("Rscript") and case.dtype == "float64" and work < SLOW:
             resp = ours(case, x, start, 1).responsibilities
             found["mclust"] += of_mclust(case, x, resp, case.steps, SHORT)

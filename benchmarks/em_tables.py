@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from em_cases import CASES, Case
-from em_measure import AGREE, NEAR, SIZES
+from em_measure import AGREE, NEAR, PEERS, SIZES
 
 Records = dict[str, dict]
 
@@ -33,7 +33,7 @@ def found(records: Records, *words: object) -> dict | None:
 
 def per_iteration(records: Records) -> str:
     heads = ("rows x columns", "seeds", "bayesmix", "scikit-learn", "ratio")
-    heads += ("mclust", "gmmx", "of the limit", "compile, s", "log lik.")
+    heads += (*PEERS, "of the limit", "compile, s", "log lik.")
     rows = []
     for case in CASES:
         piece = found(records, "iterations", case)
@@ -44,8 +44,8 @@ def per_iteration(records: Records) -> str:
         cells = [str(case), seeds, spread(1e3 * own, ".3g"), spread(1e3 * other, ".3g")]
         cells.append(spread(other / own))
         last = own[case.pairs - 1 :: case.pairs]  # of each seed; the peers' runs come after it
-        for name in ("mclust", "gmmx"):
-            peer = np.array(piece["seconds"][name])
+        for name in PEERS:
+            peer = np.array(piece["seconds"].get(name, []))
             cells.append(spread(peer / last) if len(peer) else "")
         cells.append(f"{100 * piece['limit'] / np.median(own):.0f} %")
         cells += [f"{piece['compile']:.1f}", agreement(case, piece["differences"])]

@@ -1,4 +1,4 @@
-"""EM of bayesmix against scikit-learn, mclust and gmmx: CPU time, memory, size, latency.
+"""EM of bayesmix against scikit-learn, mclust, gmmx and pomegranate: time, memory, size, latency.
 
     python benchmarks/em_vs_sklearn.py                     everything, an hour
     python benchmarks/em_vs_sklearn.py --only latency      some of the pieces: see PIECES
@@ -29,7 +29,8 @@ from em_tables import plot, tables
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "em.jsonl"
 PICTURE = HERE / "results" / "em.png"
-PACKAGES = ("bayesmix", "jax", "jaxlib", "numpyro", "numpy", "scipy", "scikit-learn", "gmmx")
+PACKAGES = ("bayesmix", "jax", "jaxlib", "numpyro", "numpy", "scipy", "scikit-learn")
+PACKAGES += ("gmmx", "pomegranate", "torch")
 DEFAULTS = (0, 1, 2)  # cases that every library also fits with its own defaults
 PIECES = ("latency", "iterations", "climbs", "defaults", "memory", "size", "bins")
 

@@ -119,7 +119,7 @@ HEAD = {
     "normals": "vector[N] x; real centre; real spread; real middle;",
     "counts": "array[N] int x;",
     "items": "int D; array[N, D] int x;",
-    "multivariate": "int D; array[N] vector[D] x; real centre; real spread;",
+    "multivariate": "int D; matrix[N, D] x; real centre; real spread;",
 }
 PARAMETERS = {
     "normals": "vector[K] loc; vector<lower=0>[K] scale;",
@@ -140,11 +140,22 @@ PRIORS = {
         "factor[k] = diag_pre_multiply(scale[k], corr[k]); }"
     ),
 }
-SCORE = {
-    "normals": "normal_lpdf(x[n] | loc[k], scale[k])",
-    "counts": "poisson_lpmf(x[n] | rate[k])",
-    "items": "bernoulli_lpmf(x[n] | probs[k])",
-    "multivariate": "multi_normal_cholesky_lpdf(x[n] | loc[k], factor[k])",
+ROWS = """for (n in 1:N) {{
+        vector[K] score = log_weights;
+        for (k in 1:K) score[k] += {};
+        target += log_sum_exp(score);
+      }}"""
+LIKELIHOOD = {
+    "normals": ROWS.format("normal_lpdf(x[n] | loc[k], scale[k])"),
+    "counts": ROWS.format("poisson_lpmf(x[n] | rate[k])"),
+    "items": ROWS.format("bernoulli_lpmf(x[n] | probs[k])"),
+    # One solve for all rows: multi_normal_cholesky of each would solve for them one by one.
+    "multivariate": """matrix[K, N] score;
+      for (k in 1:K) {
+        matrix[D, N] z = mdivide_left_tri_low(factor[k], x' - rep_matrix(loc[k], N));
+        score[k] = log_weights[k] - sum(log(diagonal(factor[k]))) - 0.5 * columns_dot_self(z);
+      }
+      for (n in 1:N) target += log_sum_exp(score[, n]);""",
 }
 
 
@@ -157,11 +168,7 @@ def stan_program(kind):
       weights ~ dirichlet(rep_vector(2, K));
       {PRIORS[kind]}
       vector[K] log_weights = log(weights);
-      for (n in 1:N) {{
-        vector[K] score = log_weights;
-        for (k in 1:K) score[k] += {SCORE[kind]};
-        target += log_sum_exp(score);
-      }}
+      {LIKELIHOOD[kind]}
     }}
     """
 
