@@ -9,7 +9,9 @@ import numpyro.distributions as dist
 
 import bayesmix as bm
 
-OURS, THEIRS = ("bayesmix", "bayesmix-nuts", "bayesmix-bins", "numpyro"), ("pymc", "nutpie", "stan")
+OURS = ("bayesmix", "bayesmix-nuts", "bayesmix-bins", "bayesmix-smc")
+THEIRS = ("pymc", "nutpie", "stan")  # in another interpreter
+SAMPLERS = (*OURS, "numpyro", *THEIRS)
 CHAINS, DRAWS = 4, 1000
 
 
@@ -114,3 +116,11 @@ BINS = 1024
 def program_of(name):
     kind, x, constants = SETS[name]()
     return partial(PROGRAMS[kind], **constants), x
+
+
+def fits(name, sampler):
+    """Whether a sampler is for a set: cells are for one column, SMC for several modes."""
+    return {
+        "bayesmix-bins": name.startswith("univariate"),
+        "bayesmix-smc": name.startswith("galaxies"),
+    }.get(sampler, True)

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from nuts_cases import CHAINS, DRAWS, OURS, SETS, THEIRS
+from nuts_cases import CHAINS, DRAWS, OURS, SAMPLERS, SETS, THEIRS, fits
 from nuts_measure import one, quality
 from nuts_tables import against, lines_of, measured, plot
 
@@ -87,13 +87,13 @@ def run(name, sampler, asked, folder, pivots):
         ]
         found = in_a_process(command, asked.limit)
     line = {"set": name, "sampler": sampler, "limit": asked.limit, "date": time.strftime("%F %R")}
-    if sampler not in OURS[:3]:
+    if sampler not in OURS:
         line["draws"] = asked.transitions
     if found is None or "error" in found:
         return line | (found or {"error": f"not finished in {asked.limit:.0f} s"})
     ess, rhat = [], []
-    for number in range(len(found["warm"])):
-        numbers, pivots[name] = quality(f"{target}.{number}.npz", pivots.get(name))
+    for draws in sorted(Path(folder).glob("draws.*.npz")):
+        numbers, pivots[name] = quality(draws, pivots.get(name))
         ess.append(min(each[1] for each in numbers))
         rhat.append(max(each[2] for each in numbers))
     means = [(each[0], each[3], each[4]) for each in numbers]
@@ -104,7 +104,7 @@ def run(name, sampler, asked, folder, pivots):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("sets", nargs="*", help="beginnings of names; the seven without any")
-    parser.add_argument("--only", nargs="+", choices=(*OURS, *THEIRS), help="some samplers")
+    parser.add_argument("--only", nargs="+", choices=SAMPLERS, help="some samplers")
     parser.add_argument("--others", default=sys.executable, help="interpreter with PyMC and Stan")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds for one run")
     said = "of warm-up, and draws, of each chain of the other samplers"
@@ -120,8 +120,8 @@ def main():
     known = lines_of(asked.results)
     pivots = {name: line["pivot"] for (name, _), line in known.items() if "pivot" in line}
     for name in () if asked.table else names or list(SETS)[:7]:
-        for sampler in asked.only or (*OURS, *THEIRS):
-            if sampler == "bayesmix-bins" and not name.startswith("univariate"):
+        for sampler in asked.only or SAMPLERS:
+            if not fits(name, sampler):
                 continue
             with tempfile.TemporaryDirectory() as folder, asked.results.open("a") as results:
                 line = run(name, sampler, asked, folder, pivots)

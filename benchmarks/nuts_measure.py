@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 import bayesmix as bm
 
-SEEDS = (2, 3, 4)  # of the keys of warm runs
+SEEDS, SMC_SEEDS = (2, 3, 4), range(2, 12)  # of the keys of warm runs
 
 
 def ours(name, sampler, target):
@@ -49,6 +49,30 @@ def ours(name, sampler, target):
         "divergences": sum(int(each["diverging"].sum()) for each in stats),
         "steps": float(sum(each["n_steps"].mean() for each in stats) / len(stats)),
         "peak_mb": peak,
+    }
+
+
+def by_smc(name, target):
+    """SMC: the first run cold, then further keys, whose draws count as a chain each."""
+    program, x = program_of(name)
+
+    def run(seed):
+        before = time.process_time()
+        found = bm.SMC(program, progress_bar=False).run(jax.random.key(seed), x)
+        return time.process_time() - before, found
+
+    cold, _ = run(1)
+    seconds, runs = zip(*map(run, SMC_SEEDS), strict=True)
+    sites = runs[0].params
+    save(
+        f"{target}.0.npz", {site: np.stack([each.params[site] for each in runs]) for site in sites}
+    )
+    low = [each.estimate(each.params["loc"].min(-1) < 12) for each in runs]
+    return {
+        "cold": cold,
+        "warm": list(seconds),
+        "smallest mean below 12": [[float(each.mean), float(each.error)] for each in low],
+        "log evidence": [[each.log_evidence, each.log_evidence_error] for each in runs],
     }
 
 
@@ -100,6 +124,8 @@ def one(name, sampler, target, transitions):
     """What is measured of one sampler of this venv; its draws go to files that begin as target."""
     if sampler == "numpyro":
         found = numpyro_run(name, target, int(transitions))
+    elif sampler == "bayesmix-smc":
+        found = by_smc(name, target)
     else:
         found = ours(name, sampler, target)
     found["versions"] = {library: version(library) for library in ("jax", "numpyro")}

@@ -7,7 +7,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-from nuts_cases import CHAINS, DRAWS, FEW, OURS, SETS, THEIRS
+from nuts_cases import CHAINS, DRAWS, FEW, OURS, SAMPLERS, SETS, THEIRS
 
 RHAT, WRONG = 1.01, 6.0  # largest R-hat, and distance of means in errors, that have a rate
 WISHED = {  # which of ours; times as fast as the best of THEIRS, as NumPyro; seconds of a cold run
@@ -17,7 +17,7 @@ WISHED = {  # which of ours; times as fast as the best of THEIRS, as NumPyro; se
     "faithful 2-D K=2": ("bayesmix", 10, 80, 5),
     "latent class K=4 N=2000": ("bayesmix", 15, 60, 8),
     "8-D K=5 N=1e4": ("bayesmix", 30, 15, 20),
-    "galaxies K=3": ("bayesmix", None, None, 10),
+    "galaxies K=3": ("bayesmix-smc", None, None, 10),
 }
 
 
@@ -39,18 +39,21 @@ def apart(line, other):
 
 
 def reference_of(line, latest):
-    """The line of bayesmix on the same set; None where it was not run or did not finish."""
-    found = latest.get((line["set"], "bayesmix"))
-    return None if found is None or "error" in found else found
+    """The line of bayesmix on the same set, of SMC where that was run; None without one."""
+    for sampler in ("bayesmix-smc", "bayesmix"):
+        found = latest.get((line["set"], sampler))
+        if found is not None and "error" not in found:
+            return found
+    return None
 
 
 def rates(line, latest):
     """ESS per CPU second of each run while sampling, and of the whole first run.
 
     () where R-hat is too large, that of bayesmix with it (several modes, which SMC must weigh), or
-    where the posterior is not that of bayesmix.
+    where the posterior is not that of bayesmix. SMC has none: its particles are not chains.
     """
-    if "error" in line:
+    if "error" in line or "steps" not in line:
         return (), ()
     reference = reference_of(line, latest) or line
     if not max(*line["rhat"], *reference["rhat"]) <= RHAT:
@@ -79,7 +82,7 @@ def measured(latest):
         "set|sampler|cold, s|warm, s|min ESS|R-hat|diverged|gradients per draw|"
         "us per gradient|ESS/s warm|ESS/s cold|apart"
     ).split("|")
-    wanted = [(name, sampler) for name in SETS for sampler in (*OURS, *THEIRS)]
+    wanted = [(name, sampler) for name in SETS for sampler in SAMPLERS]
     return table(heads, [cells(latest[key], latest) for key in wanted if key in latest])
 
 
@@ -126,8 +129,10 @@ def why(line, latest):
         return "not run"
     if "error" in line:
         return line["error"]
-    if max(line["rhat"]) > RHAT:
-        return f"R-hat {max(line['rhat']):.2f}"
+    reference = reference_of(line, latest) or line
+    if max(*line["rhat"], *reference["rhat"]) > RHAT:
+        ours = "" if max(reference["rhat"]) <= RHAT else f", ours {max(reference['rhat']):.2f}"
+        return f"R-hat {max(line['rhat']):.2f}{ours}"
     return "of another posterior"
 
 
@@ -137,23 +142,28 @@ def cells(line, latest):
     if "error" in line:
         return [*first, line["error"], *[""] * 9]
     warm, cold = rates(line, latest)
-    draws = CHAINS * line.get("draws", FEW.get(line["set"], DRAWS))
-    made = 2 if line["sampler"] in (*THEIRS, "numpyro") else 1.15
-    each = [1e6 * s / (line["steps"] * draws * made) for s in line["warm"]]
     same = reference in (None, line) or not max(reference["rhat"]) <= RHAT
+    known = "steps" in line
     return [
         *first,
         f"{line['cold']:.1f}",
         spread(line["warm"], 2),
-        spread(line["ess"]),
+        spread(line["ess"]) if known else "",
         f"{max(line['rhat']):.3f}",
-        str(line["divergences"]),
-        f"{line['steps']:.1f}",
-        spread(each),
+        str(line["divergences"]) if known else "",
+        f"{line['steps']:.1f}" if known else "",
+        spread(per_gradient(line)) if known else "",
         spread(warm) if warm else "–",
         spread(cold) if cold else "–",
         "" if same else f"{apart(line, reference):.1f}",
     ]
+
+
+def per_gradient(line):
+    """CPU microseconds of each warm run over its gradients, those of the warm-up included."""
+    draws = CHAINS * line.get("draws", FEW.get(line["set"], DRAWS))
+    made = 1.15 if line["sampler"] in OURS else 2
+    return [1e6 * seconds / (line["steps"] * draws * made) for seconds in line["warm"]]
 
 
 def plot(latest, path):
@@ -163,7 +173,7 @@ def plot(latest, path):
         for name in SETS
         if any(rates(line, latest)[0] for (of, _), line in latest.items() if of == name)
     ]
-    colours = dict(zip((*OURS, *THEIRS), plt.get_cmap("tab10").colors, strict=False))
+    colours = dict(zip(SAMPLERS, plt.get_cmap("tab10").colors, strict=False))
     figure, ax = plt.subplots(figsize=(7.5, 0.6 * len(sets) + 1.4), layout="constrained")
     for height, name in enumerate(reversed(sets)):
         for sampler, colour in colours.items():
