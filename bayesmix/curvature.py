@@ -3,23 +3,27 @@
 The Hessian is a difference of closed-form gradients, so that one compiled function, value and
 gradient at a block of points, serves Newton's steps, Laplace's evidence, importance weights and
 standard errors alike. The steps of the differences are measured, not assumed: over each of them the
-log density bends by about 1e-8 nats, whatever the units of the data.
+log density bends by about 1e-8 nats, whatever the units of the data. Where passes over the rows are
+long, the log likelihood of the differences is its expansion to second order around the point.
 """
 
+import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesmix.coordinates import constrain_with_jacobian, to_free
+from bayesmix.coordinates import constrain_with_jacobian, from_free, to_free
 from bayesmix.density import Data, Density, data_of, density_of
-from bayesmix.effort import SAMPLE, cells_of, compiled
+from bayesmix.effort import LONG, SAMPLE, cells_of, compiled
+from bayesmix.expansion import Expansion, Progress, expandable, expanded, quiet
 from bayesmix.program import Mixture, Params
 
 BEND = 1e-8
 BLOCK = 16
 CELLS = 2**20
+CALL = 5e7  # rows x clusters of all passes of one compiled call: about a second
 FIRST_STEP = 1e-4
 SHORTEST, LONGEST = 1e-12, 1e6  # steps, of the coordinate: shorter ones are lost in its rounding
 ROUNDS = 12
@@ -62,16 +66,22 @@ class Bend(NamedTuple):
         }
 
 
-@compiled(
-    lambda density, lanes, points, data, jacobian: cells_of(data), static=(0, 1), moderate=SAMPLE
-)
-def _block(density: Density, lanes: int, points: Any, data: Data, jacobian: Any) -> Any:
-    """Values, gradients and constrained params at every point, ``lanes`` points side by side."""
+@compiled(lambda density, lanes, points, data, *_: cells_of(data), static=(0, 1), moderate=SAMPLE)
+def _block(
+    density: Density, lanes: int, points: Any, data: Data, jacobian: Any, near: Expansion | None
+) -> Any:
+    """Values, gradients and constrained params at every point, ``lanes`` points side by side.
+
+    near : an expansion that stands for the rows.
+    """
 
     def one(z: jax.Array) -> Any:
         def height(z: jax.Array) -> tuple[jax.Array, Params]:
             params, volume = constrain_with_jacobian(density, z, data)
-            return density.log_joint(params, data) + jacobian * volume, params
+            if near is None:
+                return density.log_joint(params, data) + jacobian * volume, params
+            fit = near(*density.natural(params, data))
+            return density.log_prior(params, data) + fit + jacobian * volume, params
 
         return jax.value_and_grad(height, has_aux=True)(z)
 
@@ -79,7 +89,11 @@ def _block(density: Density, lanes: int, points: Any, data: Data, jacobian: Any)
 
 
 def evaluate(
-    mixture: Mixture, points: np.ndarray, jacobian: bool = True
+    mixture: Mixture,
+    points: np.ndarray,
+    jacobian: bool = True,
+    near: Expansion | None = None,
+    progress: Progress = quiet,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Log densities (m,), gradients (m, n) and constrained values at unconstrained points (m, n).
 
@@ -88,34 +102,67 @@ def evaluate(
     """
     density, data = density_of(mixture), data_of(mixture)
     total, n = points.shape
-    rows = density.at_once(data) or mixture.N
-    size = max(2 * n + 1, BLOCK)
-    lanes = int(np.clip(CELLS // (rows * mixture.K), 1, size))
-    size = -(-size // lanes) * lanes
+    passed = _rows(mixture) if near is None else 1
+    size, lanes = _at_once(mixture, n, passed)
+    if near is not None:
+        data = data._replace(rows=data.rows._replace(z=None, weights=None))
     padded = np.concatenate([points, np.repeat(points[:1], -total % size, 0)])
     weight = 1.0 if jacobian else 0.0
-    work = NEWTON * size * mixture.N * mixture.K
+    work = NEWTON * (2 * n + 1) * passed * mixture.K
+    blocks = progress(padded.reshape(-1, size, n), "log densities")
     parts = [
-        _block(density, lanes, jnp.asarray(some, float), data, weight, work=work)
-        for some in padded.reshape(-1, size, n)
+        jax.tree.map(
+            np.asarray,
+            _block(density, lanes, jnp.asarray(some, float), data, weight, near, work=work),
+        )
+        for some in blocks
     ]
     joined = jax.tree.map(lambda *values: np.concatenate(values)[:total], *parts)
     (values, params), gradients = joined
     return values, gradients, params
 
 
+def seconds_of(mixture: Mixture, points: np.ndarray) -> float:
+    """Seconds of one value with its gradient, measured at points (m, n) that were evaluated."""
+    size = _at_once(mixture, points.shape[1], _rows(mixture))[0]
+    began = time.perf_counter()
+    evaluate(mixture, points)
+    return (time.perf_counter() - began) / (-(-len(points) // size) * size)
+
+
+def _rows(mixture: Mixture) -> int:
+    """Rows of a pass: of repeated ones, the distinct ones."""
+    held = np.size(getattr(data_of(mixture).rows, "weights", 0))
+    return held if held > 1 else mixture.N
+
+
+def _at_once(mixture: Mixture, n: int, passed: int) -> tuple[int, int]:
+    """Points of one compiled call, and how many go side by side; so many rows are passed."""
+    rows = min(density_of(mixture).at_once(data_of(mixture)) or passed, passed)
+    size = int(np.clip(CALL // (passed * mixture.K), 1, max(2 * n + 1, BLOCK)))
+    lanes = int(np.clip(CELLS // (rows * mixture.K), 1, size))
+    return -(-size // lanes) * lanes, lanes
+
+
 def bend_at(
-    mixture: Mixture, z: np.ndarray, steps: np.ndarray | None = None, jacobian: bool = True
+    mixture: Mixture,
+    z: np.ndarray,
+    steps: np.ndarray | None = None,
+    jacobian: bool = True,
+    rows: int | None = None,
+    progress: Progress = quiet,
 ) -> Bend:
     """The log density around ``z``. ``steps``: those that served at a point nearby.
 
     The relative error of the Hessian is about 1e-8 in float64, far below what whitening, Laplace or
-    a standard error can feel.
+    a standard error can feel. rows : where all of them take long, so many may tell what the unknown
+    assignments add to it, which is enough for a metric; value and gradient are always of all.
     """
     size = np.maximum(1.0, np.abs(z))
     steps = FIRST_STEP * size if steps is None else steps
+    near = _near(mixture, z, rows, progress)
     for _ in range(ROUNDS):
-        found, bent = _differences(mixture, z, steps, jacobian)
+        found, bent = _differences(mixture, z, steps, jacobian, near, progress)
         target = BEND + 1e3 * np.finfo(float).eps * (1 + abs(found.value))
         found = found._replace(flat=~((bent > target / 100) & (bent < 100 * target)))
         if not (np.isfinite(found.value) and found.flat.any()):
@@ -126,13 +173,29 @@ def bend_at(
     return found
 
 
+def _near(
+    mixture: Mixture, z: np.ndarray, rows: int | None, progress: Progress
+) -> Expansion | None:
+    """The expansion of the log likelihood around ``z``, where passes over the rows are long."""
+    density, data = density_of(mixture), data_of(mixture)
+    short = NEWTON * (2 * z.size + 1) * _rows(mixture) * mixture.K <= LONG
+    if short or not expandable(density, data) or not np.isfinite(z).all():
+        return None
+    return expanded(density, from_free(density, z, data), data, rows, progress)
+
+
 def _differences(
-    mixture: Mixture, z: np.ndarray, steps: np.ndarray, jacobian: bool
+    mixture: Mixture,
+    z: np.ndarray,
+    steps: np.ndarray,
+    jacobian: bool,
+    near: Expansion | None,
+    progress: Progress,
 ) -> tuple[Bend, np.ndarray]:
     """Central differences around ``z``, and how much the log density bends along each, in nats."""
     n = z.size
     points = np.concatenate([z[None], z + np.diag(steps), z - np.diag(steps)])
-    values, gradients, params = evaluate(mixture, points, jacobian)
+    values, gradients, params = evaluate(mixture, points, jacobian, near, progress)
     ahead, behind = slice(1, n + 1), slice(n + 1, None)
     width = np.diagonal(points[ahead] - points[behind])
     with np.errstate(invalid="ignore"):  # far out: NaN, which is not `finite`

@@ -5,7 +5,9 @@ Jacobian; its mode is not EM's (the mode over the constrained sites): a few Newt
 the one to the other. ``Geometry`` is that mode with the Gaussian that fits it best.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 from bayesmix.coordinates import from_free, unraveller
 from bayesmix.curvature import SMALLEST, Bend, bend_at, evaluate, free_vector
 from bayesmix.density import cached, data_of, density_of
+from bayesmix.expansion import Progress, quiet
 from bayesmix.program import Mixture, Params
 from bayesmix.saved import digest
 
@@ -22,6 +25,7 @@ HALVINGS = 30
 INSIDE = 4.0
 BEYOND = 1e3
 FAR = 1e300
+FEW = 2**16  # rows that are enough for a metric
 
 
 @dataclass(frozen=True)
@@ -67,22 +71,31 @@ def log_evidence(mixture: Mixture, params: Params) -> Evidence:
     return Evidence(geometry.log_evidence, geometry.condition, "")
 
 
-def geometry_at(mixture: Mixture, params: Params) -> Geometry | None:
+def geometry_at(mixture: Mixture, params: Params, progress: Progress = quiet) -> Geometry | None:
     """The unconstrained mode near ``params``; None where there is no proper maximum. Needs x64.
 
-    Climbed to once per mixture and params.
+    Climbed to once per mixture and params. Of many rows, FEW give its factor: that of a metric;
+    unless they say that there is no maximum.
     """
     name = f"geometry at {digest(*(np.asarray(params[site], float) for site in mixture.sites))}"
-    return cached(mixture, name, lambda: climb(mixture, params)[0])
+
+    def climbed() -> Geometry | None:
+        some = climb(mixture, params, FEW, progress)[0] if mixture.N > FEW else None
+        return some or climb(mixture, params, progress=progress)[0]
+
+    return cached(mixture, name, climbed)
 
 
-def climb(mixture: Mixture, params: Params) -> tuple[Geometry | None, str]:
+def climb(
+    mixture: Mixture, params: Params, rows: int | None = None, progress: Progress = quiet
+) -> tuple[Geometry | None, str]:
     """The unconstrained mode near ``params``, or None and why not. Needs x64.
 
     Damped Newton: directions of wrong curvature are turned uphill, steps halved until the log
-    density rises.
+    density rises. rows : as in ``bend_at``.
     """
-    here = _inside(mixture, free_vector(mixture, params))
+    bend = partial(bend_at, rows=rows, progress=progress)
+    here = _inside(mixture, free_vector(mixture, params), bend)
     for _ in range(NEWTON_STEPS):
         if not here.finite:
             return None, "the log density is not finite there"
@@ -93,28 +106,28 @@ def climb(mixture: Mixture, params: Params) -> tuple[Geometry | None, str]:
         size = np.maximum(np.abs(curvature), SMALLEST)
         there = None
         if slope @ (slope / size) >= 1e-10 * (1 + abs(here.value)):
-            there = _rise(mixture, here, units * (axes @ (slope / size)))
+            there = _rise(mixture, here, units * (axes @ (slope / size)), bend)
         if there is None:
             return _gaussian(here, curvature, axes, units)
         here = there
     return None, "Newton's steps did not settle on a maximum"
 
 
-def _inside(mixture: Mixture, z: np.ndarray) -> Bend:
+def _inside(mixture: Mixture, z: np.ndarray, bend: Callable[..., Bend]) -> Bend:
     """The log density around ``z``, drawn in where EM's mode has a probability of 0 or 1.
 
     Such a value is infinitely far out in ``z``, but the unconstrained mode is not. Other values
     that far out (a scale of 0) stay: there the cluster is singular.
     """
     if np.isfinite(z).all():
-        here = bend_at(mixture, z)
+        here = bend(mixture, z)
         if not here.flat.any():
             return here
         drawn_in = here.flat & _bounded(mixture, z.size)
     else:
         drawn_in = _bounded(mixture, z.size)
     z = np.nan_to_num(z, posinf=BEYOND, neginf=-BEYOND)
-    return bend_at(mixture, np.where(drawn_in, np.clip(z, -INSIDE, INSIDE), z))
+    return bend(mixture, np.where(drawn_in, np.clip(z, -INSIDE, INSIDE), z))
 
 
 def _bounded(mixture: Mixture, n: int) -> np.ndarray:
@@ -128,14 +141,14 @@ def _bounded(mixture: Mixture, n: int) -> np.ndarray:
     return bounded
 
 
-def _rise(mixture: Mixture, here: Bend, move: np.ndarray) -> Bend | None:
+def _rise(mixture: Mixture, here: Bend, move: np.ndarray, bend: Callable[..., Bend]) -> Bend | None:
     """The first of z + move, z + move / 2, ... where the log density is higher; None if none is."""
-    there = bend_at(mixture, here.z + move, here.steps)
+    there = bend(mixture, here.z + move, here.steps)
     if there.value > here.value:
         return there
     points = here.z + move / 2.0 ** np.arange(1, HALVINGS)[:, None]
     higher = evaluate(mixture, points)[0] > here.value
-    return bend_at(mixture, points[higher.argmax()], here.steps) if higher.any() else None
+    return bend(mixture, points[higher.argmax()], here.steps) if higher.any() else None
 
 
 def _gaussian(

@@ -11,10 +11,12 @@ import pytest
 from programs import BY_ID, COUNTS, X, Y
 
 import bayesmix as bm
+from bayesmix import curvature
 from bayesmix.coordinates import constrain, free_log_density
 from bayesmix.curvature import bend_at, free_vector, standard_errors
 from bayesmix.density import data_of, density_of
-from bayesmix.laplace import log_evidence
+from bayesmix.expansion import expanded, quiet
+from bayesmix.laplace import geometry_at, log_evidence
 
 # The steps bend the log density by 1e-8 nats: that is the relative error of a second derivative
 # by truncation, and rounding adds about as much.
@@ -45,6 +47,47 @@ def test_hessian_is_the_derivative_of_the_gradient(row_id, x64):
     np.testing.assert_allclose(
         found.hessian * np.outer(units, units), expected, atol=DIFFERENCES, rtol=0
     )
+
+
+@pytest.mark.parametrize(
+    "row_id", ["mvn_lkj", "mvn_tied", "normal_scaled_rows", "poisson_gamma", "explicit_labelled"]
+)
+def test_one_pass_tells_how_the_rows_bend(row_id, x64, monkeypatch):
+    """Louis' identity against differences over the rows: what large data are spared."""
+    mixture = bm.trace(BY_ID[row_id].program, *BY_ID[row_id].args)
+    centre = free_vector(mixture, density_of(mixture).centre(data_of(mixture)))
+    z = centre + 0.1 * np.random.default_rng(0).standard_normal(centre.size)
+    by_rows = bend_at(mixture, z)
+    monkeypatch.setattr(curvature, "LONG", 0)
+    by_one = bend_at(mixture, z, by_rows.steps)
+    assert by_one.value == pytest.approx(by_rows.value, rel=1e-12)
+    expected, units = in_units(by_rows.hessian)
+    np.testing.assert_allclose(by_one.gradient * units, by_rows.gradient * units, atol=1e-10)
+    found = by_one.hessian * np.outer(units, units)
+    np.testing.assert_allclose(found, expected, atol=DIFFERENCES, rtol=0)
+    assert not np.array_equal(by_one.hessian, by_rows.hessian)
+
+
+def test_some_chunks_of_rows_stand_for_all(x64):
+    """Four chunks of nearly the same rows: one of them, raised to the weight of all, is enough."""
+    x = np.random.default_rng(0).normal(size=4096)
+    mixture = bm.trace(BY_ID["normal_flat"].program, np.ravel(x + 1e-9 * np.arange(4)[:, None]))
+    density, data = density_of(mixture), data_of(mixture)
+    assert data.rows.weights.shape == (4, 4096)
+    whole, some = (
+        expanded(density, fit("normal_flat").params, data, rows, quiet) for rows in (None, 4096)
+    )
+    np.testing.assert_allclose(some.hidden, whole.hidden, atol=1e-7 * whole.hidden.max())
+    np.testing.assert_array_equal(some.slope, whole.slope)
+
+
+@pytest.mark.parametrize("row_id", ["normal_nig", "mvn_lkj", "poisson_gamma", "bernoulli_product"])
+def test_a_mode_holds_no_more_than_its_likelihood(row_id, x64):
+    """What modes are passed over by, before their shape is known."""
+    em = fit(row_id)
+    for mode in em.modes:
+        geometry = geometry_at(em.mixture, mode.params)
+        assert geometry is None or geometry.log_evidence <= mode.log_likelihood
 
 
 @pytest.mark.parametrize("row_id", ["normal_flat", "poisson_gamma"])

@@ -158,7 +158,7 @@ def test_a_wrong_metric_gives_way_to_ordinary_adaptation(monkeypatch):
     monkeypatch.setattr(sampler, "starts_of", stretched)
     ours = bm.NUTS(ROW.program, **SETTINGS).run(jax.random.key(1), *ROW.args, start=em())
     assert "no guide to the posterior" in str(ours)
-    assert ours.settings["warmup"] == 2 * session.SHORT_WARMUP + session.PLAIN_WARMUP
+    assert ours.settings["warmup"] == sum(session.WARMUP.values())
     assert "moves: NUTS with NumPyro's adaptation" in str(ours)
     assert "moves: Hamiltonian orbits" in str(good)
     (found, error), (theirs, other) = moments(ours), moments(good)

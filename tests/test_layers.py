@@ -39,6 +39,7 @@ ROOMS = (
     "sweep",
     "density",
     "coordinates",
+    "expansion",
     "curvature",
     "laplace",
     "mstep",

@@ -1,5 +1,6 @@
 """What a NUTS result offers, whatever the posterior: shapes, starts, predictions, words."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -15,7 +16,10 @@ from scipy.special import logsumexp
 import bayesmix as bm
 from bayesmix.density import log_joint, on_bins
 from bayesmix.merge import binned
+from bayesmix.nuts import sampler, schedule
 from bayesmix.nuts.cells import _chosen, agreement
+from bayesmix.nuts.schedule import outlook
+from bayesmix.nuts.starts import starts_of
 
 ROW = BY_ID["normal_nig"]
 
@@ -84,6 +88,36 @@ def test_the_start_policy_is_told():
     assert nuts("prior").start is None
     assert "Starts: 2 chains around EM's best mode" in nuts().report()
     assert "Starts: 2 draws from the prior" in nuts("prior").report()
+
+
+def test_modes_that_hold_nothing_are_passed_over_and_told():
+    """A mode far below is not looked at; one that is as high as the best is."""
+    best = em().modes[0]
+    twin, far = (replace(best, log_likelihood=best.log_likelihood - nats) for nats in (0.0, 500.0))
+    modes = replace(em().modes, modes=(best, twin, far, far))
+    mixture, looked = em().mixture, []
+
+    def watch(items, text):
+        looked.append(text)
+        return items
+
+    mixture = replace(mixture, cache={})
+    known = replace(em(), mixture=mixture, modes=modes)
+    policy = starts_of(mixture, known, jax.random.key(0), 2, watch).policy
+    assert "no chain begins at EM's modes 2, 3: the mass of a mode is at most its like" in policy
+    assert {text.partition("mode ")[2] for text in looked} <= {"1 of 4", ""}  # the twin is known
+    assert "no chain begins" not in nuts().start_policy
+
+
+def test_a_long_run_is_told_what_it_will_cost(monkeypatch, capsys):
+    assert outlook(0.01, "orbits", 4, 1150) == ""
+    assert "take 25.9 ms; 4 chains x 1150 transitions" in outlook(0.0259, "orbits", 4, 1150)
+    assert "are about 2 min to 6 min" in outlook(0.0259, "orbits", 4, 1150)
+    assert "about 13 min to 1.1 h" in outlook(0.05, "whitened", 4, 1300)
+    monkeypatch.setattr(schedule, "LONG", 0.0)
+    monkeypatch.setattr(sampler, "PATIENCE", 0.0)
+    bm.NUTS(ROW.program, chains=2, draws=3).run(jax.random.key(1), *ROW.args, start=em())
+    assert "NUTS: the log density and its gradient take" in capsys.readouterr().out
 
 
 def test_density_of_new_rows_is_averaged_over_the_draws():

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 
 import bayesmix as bm
+from bayesmix.expansion import quiet
 from bayesmix.nuts.starts import starts_of
 from bayesmix.weigh import ModeWeights, _left_out, stack
 
@@ -128,7 +129,7 @@ def test_an_smc_that_may_not_be_trusted_decides_nothing():
 def test_chains_start_at_particles_by_the_modes_probabilities():
     """Each first point is a particle of its own; over many chains modes come as often as there."""
     particles, many = smc().params["loc"], 1000
-    starts = starts_of(smc().mixture, smc(), jax.random.key(3), many)
+    starts = starts_of(smc().mixture, smc(), jax.random.key(3), many, quiet)
     z = starts.frame.centre + starts.points @ starts.frame.factor.T
     far, which = cKDTree(particles).query(z)  # this program's sites are their own coordinates
     assert far.max() < 1e-8
@@ -136,7 +137,8 @@ def test_chains_start_at_particles_by_the_modes_probabilities():
     held = (particles[:, 0] < particles[:, 1]).mean()
     share = (z[:, 0] < z[:, 1]).mean()
     assert abs(share - held) < Z * np.sqrt(held * (1 - held) / many)
-    assert len(np.unique(starts_of(smc().mixture, smc(), jax.random.key(3), 4).points, axis=0)) == 4
+    few = starts_of(smc().mixture, smc(), jax.random.key(3), 4, quiet)
+    assert len(np.unique(few.points, axis=0)) == 4
 
 
 def test_chains_that_started_at_particles_know_their_smc():

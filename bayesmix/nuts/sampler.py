@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from numpyro.infer.util import ParamInfo
 
 from bayesmix.checks import check_gaps
 from bayesmix.climb import work_of
-from bayesmix.curvature import evaluate
+from bayesmix.curvature import evaluate, seconds_of
 from bayesmix.density import check_bins, data_of, density_of, on_bins
 from bayesmix.device import arithmetic, placed
 from bayesmix.em import EM
@@ -22,7 +23,8 @@ from bayesmix.nuts.cells import agreement
 from bayesmix.nuts.divergences import divergences, stays
 from bayesmix.nuts.record import Folder, Memory, Record
 from bayesmix.nuts.result import NUTSResult
-from bayesmix.nuts.session import KERNELS, MOVES, Session
+from bayesmix.nuts.schedule import PATIENCE, outlook, tell, watched
+from bayesmix.nuts.session import KERNELS, MOVES, WARMUP, Session
 from bayesmix.nuts.starts import Starts, starts_of, words_of
 from bayesmix.program import Mixture, trace
 from bayesmix.saved import another_run, digest, outline
@@ -115,8 +117,9 @@ class NUTS:
                 em = EM(self.program, bins=self.bins, progress_bar=self.progress_bar)
                 start = em.run(jax.random.fold_in(key, 0), *args, **kwargs)
             known = start if isinstance(start, EMResult | SMCResult) else None
-            made = record.once("start", lambda: starts_of(seen, known, key, self.chains).arrays())
-            starts = Starts.of(made)
+            progress = partial(watched, shown=self.progress_bar)
+            begin = partial(starts_of, seen, known, key, self.chains, progress)
+            starts = Starts.of(record.once("start", lambda: begin().arrays()))
             with arithmetic(self.dtype):
                 draws, moves, said = self._sample(key, seen, starts, record)
         samples, stats = (record.draws(kind, draws) for kind in ("sites", "stats"))
@@ -164,7 +167,9 @@ class NUTS:
         self, key: Any, mixture: Mixture, starts: Starts, record: Record
     ) -> tuple[int, str, list[str]]:
         """Fill the record; the draws of each chain then, the kernel, and what there is to say."""
-        first = _first(mixture, starts)
+        whitened = starts.whitened and self.metric == "curvature"
+        kernels = KERNELS[self.kernel] if whitened else ("ordinary",)
+        first = self._first(mixture, starts, kernels[0])
         self._check_same(record, first)
         session = Session(
             density=density_of(mixture),
@@ -180,8 +185,6 @@ class NUTS:
             progress_bar=self.progress_bar,
         )
         notes: list[str] = []
-        whitened = starts.whitened and self.metric == "curvature"
-        kernels = KERNELS[self.kernel] if whitened else ("ordinary",)
         interrupted = False
         try:
             session.sample(first, kernels, notes.append)
@@ -193,6 +196,21 @@ class NUTS:
         if interrupted:
             notes.append(self._interrupted(record.done["draws"]))
         return min(record.done["draws"], self.draws), moves, notes
+
+    def _first(self, mixture: Mixture, starts: Starts, kernel: str) -> ParamInfo:
+        """The chains' first points with potential and gradient there, in the ambient precision.
+
+        Where that takes a while, what the run will cost is told.
+        """
+        (centre, factor), points = starts.frame, starts.points
+        z = centre + points @ factor.T
+        began = time.perf_counter()
+        values, gradients, _ = evaluate(mixture, z)
+        if self.progress_bar and time.perf_counter() - began > PATIENCE:
+            transitions = (self.warmup or WARMUP[kernel]) + self.draws
+            tell(outlook(seconds_of(mixture, z), kernel, self.chains, transitions))
+        dtype = values.dtype
+        return ParamInfo(points.astype(dtype), -values, (-gradients @ factor).astype(dtype))
 
     def _interrupted(self, done: int) -> str:
         further = "" if self.path is None else "; the same call goes on from there"
@@ -206,14 +224,6 @@ class NUTS:
             raise another_run(
                 "path", self.path or "", ["numbers in the program, or data that it captures,"]
             )
-
-
-def _first(mixture: Mixture, starts: Starts) -> ParamInfo:
-    """The chains' first points with potential and gradient there, in the ambient precision."""
-    (centre, factor), points = starts.frame, starts.points
-    values, gradients, _ = evaluate(mixture, centre + points @ factor.T)
-    dtype = values.dtype
-    return ParamInfo(points.astype(dtype), -values, (-gradients @ factor).astype(dtype))
 
 
 def _in_cells(mixture: Mixture, bins: int, dtype: str) -> Mixture:

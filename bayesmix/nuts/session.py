@@ -15,8 +15,8 @@ from bayesmix.nuts.kernel import constrainer, machine, side_by_side
 from bayesmix.nuts.record import RECENT, Block, Record
 from bayesmix.nuts.schedule import schedule
 
-SHORT_WARMUP = 150  # of the step size
-PLAIN_WARMUP = 1000  # of step size and scales
+# Transitions to adapt in: the step size, or step size and scales.
+WARMUP = {"orbits": 150, "whitened": 150, "ordinary": 1000}
 LONGEST = 63  # steps per transition, or
 SHORTEST = 0.05  # step size, that coordinates of about unit scale never need
 
@@ -65,7 +65,7 @@ class Session:
         """
         before = 0
         for kernel in kernels:
-            warmup = self.warmup or (PLAIN_WARMUP if kernel == "ordinary" else SHORT_WARMUP)
+            warmup = self.warmup or WARMUP[kernel]
             advance, states = self._begun(kernel, first, warmup, before)
             states = self._fill("warmup", before + warmup, advance, states)
             if kernel == kernels[-1] or not self._misfit(kernel, states, warmup):

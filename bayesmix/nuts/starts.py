@@ -1,5 +1,6 @@
 """Where the chains begin, and the coordinates in which they move."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +12,14 @@ from bayesmix.coordinates import free, to_free
 from bayesmix.curvature import free_vector
 from bayesmix.density import data_of, density_of
 from bayesmix.estimate import EMResult
-from bayesmix.laplace import geometry_at
+from bayesmix.expansion import Progress
+from bayesmix.laplace import Geometry, geometry_at
 from bayesmix.program import Mixture
 from bayesmix.smc import SMCResult
 from bayesmix.symmetry import aligned
 
 COMPARABLE = np.log(100.0)
+MOST = 8  # modes whose shape is looked at
 
 
 class Frame(NamedTuple):
@@ -69,7 +72,11 @@ def words_of(key: Any) -> list[int]:
 
 
 def starts_of(
-    mixture: Mixture, known: EMResult | SMCResult | None, key: Any, chains: int
+    mixture: Mixture,
+    known: EMResult | SMCResult | None,
+    key: Any,
+    chains: int,
+    progress: Progress,
 ) -> Starts:
     """First points around EM's modes, or at SMC's particles; without either, from the prior."""
     with jax.enable_x64(True):
@@ -77,7 +84,7 @@ def starts_of(
             return _from_prior(mixture, key, chains)
         if isinstance(known, SMCResult):
             return _from_particles(mixture, known, key, chains)
-        return _from_modes(mixture, known, key, chains)
+        return _from_modes(mixture, known, key, chains, progress)
 
 
 def _from_particles(mixture: Mixture, smc: SMCResult, key: Any, chains: int) -> Starts:
@@ -115,30 +122,70 @@ def _from_prior(mixture: Mixture, key: Any, chains: int) -> Starts:
     return Starts(Frame(np.zeros(n), np.eye(n)), points, False, policy)
 
 
-def _from_modes(mixture: Mixture, em: EMResult, key: Any, chains: int) -> Starts:
+def _from_modes(
+    mixture: Mixture, em: EMResult, key: Any, chains: int, progress: Progress
+) -> Starts:
     """Chains shared out over EM's regular modes of comparable mass, spread by their curvature."""
-    regular = [mode for mode in em.modes if mode.regular] or [em.modes[0]]
-    found = [(mode, geometry_at(mixture, mode.params)) for mode in regular[:8]]
-    known = [(mode, geometry) for mode, geometry in found if geometry is not None]
+    known, left_out = _shapes(mixture, em, progress)
     if not known:
         return _without_curvature(mixture, em, key, chains)
-    top = max(geometry.log_evidence for _, geometry in known)
-    known = [pair for pair in known if pair[1].log_evidence > top - COMPARABLE]
-    known.sort(key=lambda pair: -pair[1].log_evidence)
-    best = known[0][1]
-    share = _shares([geometry.log_evidence for _, geometry in known], chains)
+    best = known[0]
+    share = _shares([geometry.log_evidence for geometry in known], chains)
     inverse = np.linalg.inv(best.factor)
     points = []
     rng = np.random.default_rng(words_of(key))
     for number in share:
-        geometry = known[number][1]
+        geometry = known[number]
         if number:
             same_names = aligned(mixture, geometry.params, em.params)
-            geometry = geometry_at(mixture, same_names) or geometry
+            geometry = geometry_at(mixture, same_names, progress) or geometry
         spread = geometry.factor @ rng.standard_normal(geometry.z.size)
         points.append(inverse @ (geometry.z + spread - best.z))
-    policy = _policy(len(known), chains)
+    policy = _policy(len(known), chains) + left_out
     return Starts(Frame(best.z, best.factor), np.stack(points), True, policy)
+
+
+def _shapes(mixture: Mixture, em: EMResult, progress: Progress) -> tuple[list[Geometry], str]:
+    """The shapes of EM's regular modes of comparable mass, the heaviest first; and, in words, the
+    modes that were not looked at.
+
+    Around a mode the likelihood is averaged over the prior, so its mass is at most its likelihood
+    (exactly so where both are Gaussian). Modes whose likelihood is below a hundredth of another's
+    evidence are passed over.
+    """
+    regular = [number for number, mode in enumerate(em.modes) if mode.regular] or [0]
+    found: list[Geometry] = []
+    top, light = -np.inf, []
+    for place, number in enumerate(regular[:MOST]):
+        if em.modes[number].log_likelihood < top - COMPARABLE:
+            light.append(number)
+            continue
+        text = f"mode {place + 1} of {min(len(regular), MOST)}"
+        named = partial(_of_mode, progress, text)
+        geometry = geometry_at(mixture, em.modes[number].params, named)
+        if geometry is not None:
+            found.append(geometry)
+            top = max(top, geometry.log_evidence)
+    heavy = [geometry for geometry in found if geometry.log_evidence > top - COMPARABLE]
+    said = _left_out(light, top - max((em.modes[n].log_likelihood for n in light), default=0))
+    if len(regular) > MOST:
+        said += f"; of {len(regular)} regular modes the {MOST} highest were looked at"
+    return sorted(heavy, key=lambda geometry: -geometry.log_evidence), said
+
+
+def _of_mode(progress: Progress, mode: str, items: Any, text: str) -> Any:
+    return progress(items, f"{text} of {mode}")
+
+
+def _left_out(numbers: list[int], nats: float) -> str:
+    if not numbers:
+        return ""
+    which = ", ".join(map(str, numbers))
+    modes, whose = ("mode", "its likelihood is") if len(numbers) == 1 else ("modes", "theirs are")
+    return (
+        f"; no chain begins at EM's {modes} {which}: the mass of a mode is at most its likelihood, "
+        f"and {whose} at least {nats:.0f} nats below the best mode's mass"
+    )
 
 
 def _policy(modes: int, chains: int) -> str:
