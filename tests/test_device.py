@@ -63,6 +63,31 @@ def test_accelerators_compile_with_all_optimisations(monkeypatch):
     assert (code(np.ones(3)) == 2).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "work", "options"),
+    [
+        (effort.LITTLE, np.inf, "little"),
+        (effort.LITTLE + 1, effort.BRIEF, "little"),
+        (effort.MODERATE, effort.BRIEF + 1, effort.SAMPLE),
+        (effort.MODERATE + 1, effort.LONG, effort.SAMPLE),
+        (effort.MODERATE, effort.LONG + 1, "moderate"),
+        (effort.MODERATE, np.inf, "moderate"),
+        (effort.MODERATE + 1, effort.LONG + 1, None),
+    ],
+)
+def test_code_that_runs_briefly_is_compiled_quickly(monkeypatch, size, work, options):
+    """Few cells or little work to come: quick; on accelerators never."""
+
+    def jit(function, static_argnums, compiler_options=None):
+        return lambda *args: compiler_options
+
+    monkeypatch.setattr(effort.jax, "jit", jit)
+    how = effort.compiled(lambda size: size, (), "little", "moderate")(abs)
+    assert how(size, work=work) == options
+    monkeypatch.setattr(effort, "platform", lambda: "gpu")
+    assert how(size, work=work) is None
+
+
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", "HIGHEST"), ("float64", "DEFAULT")])
 def test_products_of_single_precision_keep_it(dtype, precision):
     """The text of the code says so; a CPU keeps it anyway."""

@@ -9,9 +9,18 @@ import pytest
 
 import bayesmix as bm
 from bayesmix import climb, search
-from bayesmix.accelerate import MEMORY, Pair, direction, remaining
+from bayesmix.accelerate import MEMORY, Pair, direction, expected, remaining
+from bayesmix.coordinates import constrain, free
 from bayesmix.density import data_of, density_of, log_joint, sample_of
-from bayesmix.engine import INTERRUPTED, RUNNING, Engine, advance, from_params
+from bayesmix.engine import (
+    INTERRUPTED,
+    RUNNING,
+    Engine,
+    advance,
+    from_params,
+    one_step,
+    promise,
+)
 from bayesmix.merge import binned
 from bayesmix.mstep import plan_for
 
@@ -60,6 +69,16 @@ def test_what_remains_is_bounded_from_above(quadratic):
     assert bound <= gain / min(speeds)
 
 
+def test_what_is_expected_is_exact_where_the_pairs_tell_all(quadratic):
+    """With a basis that H makes orthogonal BFGS ends at H; without pairs the move is EM's."""
+    H, P, _, z = quadratic
+    pairs = [Pair(s, H @ s, P @ H @ s) for s in np.linalg.inv(np.linalg.cholesky(H))]
+    gradient = -H @ z
+    assert expected(gradient, P @ gradient, pairs) == pytest.approx(0.5 * z @ H @ z, rel=1e-9)
+    plain = 0.5 * gradient @ P @ gradient
+    assert expected(gradient, P @ gradient, []) == pytest.approx(plain, rel=1e-14)
+
+
 # ------------------------------------------------------------------------------- the stopping rule
 
 
@@ -93,6 +112,64 @@ def test_a_thousand_more_steps_gain_less_than_tol(name, accelerate):
             state = state._replace(stop=np.int32(RUNNING), calm=np.int32(0))
             state = advance(engine, state, data, 0.0, int(state.steps) + 100)[0]
     assert float(state.log_joint) - em.log_joint <= 1e-9
+
+
+@pytest.fixture(scope="module")
+def overlapping():
+    """A climber on the overlapping rows, and where it is: parameters away from any mode."""
+    program, x = SLOW["overlapping"]()
+    mixture = bm.trace(program, x)
+    start = {"weights": [0.3, 0.5, 0.2], "loc": [-1.0, 2.5, 5.0], "var": [1.0, 2.0, 0.5]}
+    with jax.enable_x64(True):
+        engine, data = Engine(density_of(mixture), plan_for(mixture)), data_of(mixture)
+        climber = climb.Climber(engine, mixture, data, tol=1e-9, max_steps=20_000, accelerate=True)
+        return climber, {name: jnp.asarray(value) for name, value in start.items()}
+
+
+def test_a_promise_is_half_the_slope_along_the_move(overlapping):
+    """Without pairs that is the EM step; the gradient here is of the log joint, not of Q."""
+    climber, params = overlapping
+    engine, data = climber.engine, climber.data
+    density = engine.density
+
+    def log_joint_at(z):
+        return density.log_joint(constrain(density, z, data), data)
+
+    with jax.enable_x64(True):
+        z = free(density, params, data)
+        gradient = jax.jit(jax.grad(log_joint_at))(z)
+        half = gradient @ (free(density, one_step(engine, params, data), data) - z) / 2
+        here = from_params(engine, params, data)
+        assert promise(engine, here, data, [], np.inf) == pytest.approx(float(half), rel=1e-9)
+        ended = from_params(engine, params | {"weights": jnp.array([0.0, 0.8, 0.2])}, data)
+        assert promise(engine, ended, data, [], np.inf) == np.inf
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+def test_the_outlook_from_a_sample_is_not_too_dark(overlapping, accelerate):
+    """From the mode of half of the rows: four times what is promised covers what is gained.
+
+    By that much the search leaves out modes of a sample that promise less than another has.
+    """
+    whole, params = overlapping
+    climber = replace(whole, accelerate=accelerate)
+    with jax.enable_x64(True):
+        half = sample_of(whole.mixture, whole.data, 600, np.random.default_rng(0))[1]
+        scout = replace(whole, data=half)
+        found = scout.climb(*scout.resume(params))
+        state, history, left = climber.outlook(found.mode.params, found.pairs)
+        run = climber.climb(state, history, found.pairs)
+    print(
+        len(history),
+        history[-1],
+        float(state.log_joint),
+        left,
+        run.mode.log_joint - float(state.log_joint),
+    )
+    assert len(history) == (1 if accelerate else 1 + climb.SHORT)
+    assert history[-1] == float(state.log_joint)
+    gained = run.mode.log_joint - float(state.log_joint)
+    assert 100 * climber.tol < gained <= 4 * left
 
 
 def test_moves_take_fewer_passes_and_never_fall():
