@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import gammaln, logsumexp
 
 from bayesmix.arguments import seed_of
+from bayesmix.carry import own_fields
 from bayesmix.curvature import evaluate
 from bayesmix.draws import systematic
 from bayesmix.estimate import EMResult
@@ -73,6 +74,8 @@ class LaplaceResult:
     seconds: float
     seed: str
     settings: dict[str, Any] = field(repr=False)
+
+    __getstate__ = own_fields
 
     @property
     def trusted(self) -> bool:

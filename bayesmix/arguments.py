@@ -36,6 +36,11 @@ class Arguments:
         """The data: arrays, and at most one Blocks."""
         return [leaf for leaf in self.leaves if isinstance(leaf, np.ndarray | Blocks)]
 
+    @property
+    def names(self) -> dict[str, Any]:
+        """The names of columns and rows."""
+        return {"columns": self.columns, "index": self.index}
+
     def rebuild(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         fresh = iter(arrays)
         leaves = [

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.arguments import seed_of
+from bayesmix.carry import own_fields
 from bayesmix.coordinates import constrain, free
 from bayesmix.curvature import SMALLEST, bend_at, free_vector
 from bayesmix.density import Data, Density, data_of, density_of, row_weights
@@ -56,6 +57,8 @@ class BootstrapResult:
     seconds: float
     seed: str
     settings: dict[str, Any] = field(repr=False)
+
+    __getstate__ = own_fields
 
     @property
     def start_policy(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bayesmix.carry import own_fields
 from bayesmix.coordinates import free_size
 from bayesmix.curvature import standard_errors
 from bayesmix.density import data_of, density_of, log_density, responsibilities
@@ -43,6 +44,8 @@ class EMResult:
     seconds: float
     seed: str
     settings: dict[str, Any] = field(repr=False)
+
+    __getstate__ = own_fields
 
     @property
     def plan(self) -> str:

@@ -30,6 +30,7 @@ ROOMS = (
     "marginal",
     "observed",
     "reader",
+    "carry",
     "portion",
     "checks",
     "program",

@@ -7,7 +7,6 @@ Columns are independent within a cluster. "default" priors keep every probabilit
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
+from bayesmix.carry import once
 from bayesmix.missing import may_have_holes
 from bayesmix.models.inputs import cluster_count, one_of, rows
 from bayesmix.models.summaries import MISSING, size, total
@@ -85,7 +85,7 @@ def multinomial(K: int, *, prior: str = "default") -> Program:
     return _multinomial(cluster_count(K), one_of("prior", prior, PRIORS))
 
 
-@cache
+@once
 def _categorical(K: int, levels: int | None, prior: str) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Categoricals; weights ~ Dirichlet, probs ~ Dirichlet(1 + shares)."""
@@ -105,7 +105,7 @@ def _categorical(K: int, levels: int | None, prior: str) -> Program:
     return program
 
 
-@cache
+@once
 def _binomial(K: int, prior: str) -> Program:
     def program(x: ArrayLike, trials: ArrayLike) -> None:
         """A mixture of Binomials; weights ~ Dirichlet, probs ~ Beta(1 + m, 2 - m)."""
@@ -128,7 +128,7 @@ def _binomial(K: int, prior: str) -> Program:
     return program
 
 
-@cache
+@once
 def _multinomial(K: int, prior: str) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Multinomials; weights ~ Dirichlet, probs ~ Dirichlet(1 + shares)."""

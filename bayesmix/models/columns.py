@@ -14,7 +14,6 @@ log joint is bounded.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
+from bayesmix.carry import once
 from bayesmix.models.inputs import by_column, cluster_count, rows
 from bayesmix.models.moments import REACH, share
 from bayesmix.models.summaries import MISSING, mean, size, total
@@ -186,7 +186,7 @@ def dirichlet(K: int) -> Program:
     return _dirichlet(cluster_count(K))
 
 
-@cache
+@once
 def _dirichlet(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Dirichlets; mean ~ Dirichlet(1 + m), concentration ~ Gamma(3/2, ...)."""
@@ -209,7 +209,7 @@ def _dirichlet(K: int) -> Program:
     return program
 
 
-@cache
+@once
 def _program(name: str, K: int) -> Program:
     def program(x: ArrayLike) -> None:
         x, form = rows(x), FORMS[name]

@@ -5,13 +5,13 @@ strictly between 0 and 1, with the weight of about one observation.
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
+from bayesmix.carry import once
 from bayesmix.models.inputs import by_column, cluster_count, rows
 from bayesmix.models.summaries import MISSING, size, total
 
@@ -54,7 +54,7 @@ def bernoulli(K: int) -> Program:
     return _bernoulli(cluster_count(K))
 
 
-@cache
+@once
 def _poisson(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Poissons; weights ~ Dirichlet(2, ...), rate ~ Gamma(2, 2 / s)."""
@@ -72,7 +72,7 @@ def _poisson(K: int) -> Program:
     return program
 
 
-@cache
+@once
 def _bernoulli(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """A mixture of Bernoullis; weights ~ Dirichlet(2, ...), probs ~ Beta(1 + m, 2 - m)."""

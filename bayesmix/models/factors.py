@@ -6,7 +6,6 @@ its own takes D (D + 3) / 2, means included.
 """
 
 import operator
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from bayesmix.carry import once
 from bayesmix.factors import Lower, LowerNormal
 from bayesmix.models.forms import FORMS, Program
 from bayesmix.models.inputs import rows
@@ -37,7 +37,7 @@ def factor_count(factors: object) -> int:
     return count
 
 
-@cache
+@once
 def factored(K: int, factors: int, prior: str) -> Program:
     """The program with ``factors`` factors, the same object for the same arguments."""
 

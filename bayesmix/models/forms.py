@@ -6,7 +6,6 @@ and the priors.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from bayesmix.carry import once
 from bayesmix.models.inputs import rows
 from bayesmix.models.moments import (
     CONCENTRATION,
@@ -43,7 +43,7 @@ class Form(NamedTuple):
     loc: dict[str, Callable[[jax.Array, jax.Array], dist.Distribution]]  # prior -> (x, spread)
 
 
-@cache
+@once
 def formed(K: int, covariance: str, prior: str) -> Program:
     """The program with a form of `FORMS`, the same object for the same arguments."""
     tied = covariance in TIED

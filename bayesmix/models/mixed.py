@@ -5,7 +5,6 @@ row of the table `KINDS`; the priors are those of the models for one kind.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
+from bayesmix.carry import once
 from bayesmix.models.categories import categories_prior, whole
 from bayesmix.models.columns import FORMS as SINGLE
 from bayesmix.models.columns import Form
@@ -92,7 +92,7 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
     return _mixed(blocks, cluster_count(K), one_of("prior", prior, PRIORS))
 
 
-@cache
+@once
 def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
     def program(table: Mapping[str, Any], levels: Mapping[str, Any] | None = None) -> None:
         """Independent columns given the assignment z; `levels`: the categories by column."""

@@ -5,7 +5,6 @@ Fraley & Raftery (2002), JASA 97, section 5, as in mclust's `initialization = li
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import numpyro
@@ -14,6 +13,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from bayesmix.carry import once
 from bayesmix.models.forms import FORMS
 from bayesmix.models.inputs import cluster_count, one_of, rows
 from bayesmix.models.moments import CONCENTRATION, bulk
@@ -61,7 +61,7 @@ def _corner(name: str, value: ArrayLike) -> float | tuple[float, ...]:
     return tuple(found.tolist()) if found.ndim else float(found)
 
 
-@cache
+@once
 def _gaussian_noise(
     K: int,
     low: float | tuple[float, ...],

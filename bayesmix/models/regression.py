@@ -7,7 +7,6 @@ rows of a group may share one assignment. How the arguments are read from a tabl
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from bayesmix.carry import once
 from bayesmix.missing import may_have_holes
 from bayesmix.models.design import prepare_arguments
 from bayesmix.models.inputs import cluster_count, one_of
@@ -91,7 +91,7 @@ def regression(
     )
 
 
-@cache
+@once
 def _regression(K: int, family: str, shared: tuple[Any, ...], prior: str) -> Program:
     default = prior == "default"
 

@@ -1,13 +1,13 @@
 """Mixtures of skew-normal distributions as plain NumPyro programs."""
 
 from collections.abc import Callable
-from functools import cache
 
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
+from bayesmix.carry import once
 from bayesmix.models.columns import Form
 from bayesmix.models.inputs import by_column, cluster_count, rows
 from bayesmix.models.moments import CONCENTRATION, REACH, share
@@ -33,7 +33,7 @@ def skew_normal(K: int) -> Program:
     return _skew_normal(cluster_count(K))
 
 
-@cache
+@once
 def _skew_normal(K: int) -> Program:
     def program(x: ArrayLike) -> None:
         """Skew-normals; see bayesmix.models.skew_normal."""

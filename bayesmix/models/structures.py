@@ -7,7 +7,6 @@ Variable, or I, no orientation: the axes are the columns'.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from bayesmix.carry import once
 from bayesmix.ellipsoid import AlignedNormal, EllipsoidalNormal, HaarRotation
 from bayesmix.models.forms import FORMS, Program, formed
 from bayesmix.models.inputs import rows
@@ -27,7 +27,7 @@ STRUCTURES = ("VEI", "EVI", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV")
 EVENNESS = 2.0  # default: of the Dirichlet on the shape; its density is 0 where an axis is 0
 
 
-@cache
+@once
 def ellipsoidal(K: int, structure: str, prior: str) -> Program:
     """The program with one of `STRUCTURES`, the same object for the same arguments.
 

@@ -6,7 +6,6 @@ do not move them.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from bayesmix.carry import once
 from bayesmix.models.columns import Form as Column
 from bayesmix.models.inputs import cluster_count, one_of, rows
 from bayesmix.models.moments import (
@@ -87,7 +87,7 @@ def student_t(
     )
 
 
-@cache
+@once
 def _student_t(K: int, covariance: str, df: str | float, prior: str) -> Program:
     tied = covariance == "tied"
 

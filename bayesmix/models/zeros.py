@@ -7,7 +7,6 @@ their own could not be told from other weights.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
+from bayesmix.carry import once
 from bayesmix.models.columns import Form, Prior, event_rate
 from bayesmix.models.inputs import by_column, cluster_count, rows
 from bayesmix.models.moments import share
@@ -96,7 +96,7 @@ def _negative_binomial(mean: jax.Array, concentration: jax.Array) -> dist.Distri
     return dist.NegativeBinomialLogits(concentration, jnp.log(mean / concentration))
 
 
-@cache
+@once
 def _program(name: str, K: int) -> Program:
     form = FORMS[name]
 

@@ -186,7 +186,8 @@ class Stored(Mapping[str, np.ndarray]):
     """{name: (chain, draw, ...)} read from the blocks of a folder each time it is asked for."""
 
     def __init__(self, files: list[Path], kind: str, most: int) -> None:
-        self._files, self._kind, self._most = files, f"{kind}/", most
+        self._files = [file.absolute() for file in files]  # found from another folder, too
+        self._kind, self._most = f"{kind}/", most
         with np.load(files[0]) as arrays:
             self._names = [n.removeprefix(self._kind) for n in arrays if n.startswith(self._kind)]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bayesmix.carry import own_fields
 from bayesmix.draws import evaluate_draws
 from bayesmix.estimate import EMResult
 from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
@@ -38,6 +39,8 @@ class NUTSResult:
     seed: str
     settings: dict[str, Any] = field(repr=False)
     smc: Any = field(default=None, repr=False)
+
+    __getstate__ = own_fields
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, np.ndarray]:
         """{site: (chain * draw, *shape)}, or (chain, draw, *shape) with ``group_by_chain``."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
 from bayesmix.arguments import Arguments
+from bayesmix.carry import mark, packed
 from bayesmix.marginal import marginalize
 from bayesmix.program.sites import Observed, Site
 from bayesmix.reader import Reading, read, x64
@@ -141,6 +143,18 @@ class Mixture:
         if key not in self._readings:
             self._readings[key] = read(self.program, self.arguments, self.static_data)[0]
         return self._readings[key]
+
+    def __reduce__(self) -> Any:
+        """Program and data, which are read anew. Raises PicklingError, see ``packed``."""
+        from bayesmix.program.tracing import restored
+
+        given = self.arguments.rebuild(self.arguments.arrays)
+        with jax.enable_x64(True):
+            known = mark(self.reading)
+        return restored, (packed(self.program), given, self.arguments.names, known)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Mixture":
+        return self
 
     @cached_property
     def _sheet(self) -> Sheet:

@@ -13,6 +13,7 @@ import jax
 
 from bayesmix.arguments import Arguments, read_arguments, row_labels_of
 from bayesmix.blocks import Blocks
+from bayesmix.carry import mark, unpacked
 from bayesmix.checks import check_data
 from bayesmix.graph import Axes
 from bayesmix.observed import Found
@@ -42,6 +43,25 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
         _check_call(program, prepare, args, kwargs)
         labels = row_labels_of(args, kwargs)
         arguments = replace(read_arguments(*prepare(*args, **kwargs)), index=labels)
+    return _mixture(program, arguments)
+
+
+def restored(found: Any, given: Any, names: dict[str, Any], known: Any) -> Mixture:
+    """A pickled mixture. Raises ValueError where its program is no longer what it was."""
+    program = unpacked(found)
+    mixture = _mixture(program, replace(read_arguments(*given), **names))
+    with jax.enable_x64(True):
+        versions, now = mark(mixture.reading)
+    if versions == known[0] and now != known[1]:
+        raise ValueError(
+            f"the program {getattr(program, '__name__', program)!r} has changed since the result "
+            "was pickled: fit it again, or load the result beside the program it was fitted with"
+        )
+    return mixture
+
+
+def _mixture(program: Callable[..., Any], arguments: Arguments) -> Mixture:
+    """The mixture of a program and its arguments, of which a reading may have been kept."""
     key = key_of(program, arguments)
     with jax.enable_x64(True):
         mixture = recall(key, program, arguments)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from bayesmix.carry import own_fields
 from bayesmix.draws import evaluate_draws
 from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture
@@ -76,6 +77,8 @@ class SMCResult:
     notes: tuple[str, ...] = ()
     start: None = None
     start_policy: str = START_POLICY
+
+    __getstate__ = own_fields
 
     @property
     def log_evidence(self) -> float:
