@@ -46,7 +46,7 @@ def per_iteration(records: Records) -> str:
         last = own[case.pairs - 1 :: case.pairs]  # of each seed; the peers' runs come after it
         for name in PEERS:
             peer = np.array(piece["seconds"].get(name, []))
-            cells.append(spread(peer / last) if len(peer) else "")
+            cells.append(spread(peer / last[: len(peer)]) if len(peer) else "")
         cells.append(f"{100 * piece['limit'] / np.median(own):.0f} %")
         cells += [f"{piece['compile']:.1f}", agreement(case, piece["differences"])]
         rows.append(cells)
