@@ -79,7 +79,7 @@ def table(heads, rows):
 def measured(latest):
     """A row for each sampler on each set."""
     heads = (
-        "set|sampler|cold, s|warm, s|min ESS|R-hat|diverged|gradients per draw|"
+        "set|sampler|cold, s|warm, s|again, s|min ESS|R-hat|diverged|gradients per draw|"
         "us per gradient|ESS/s warm|ESS/s cold|apart"
     ).split("|")
     wanted = [(name, sampler) for name in SETS for sampler in SAMPLERS]
@@ -133,14 +133,14 @@ def why(line, latest):
     if max(*line["rhat"], *reference["rhat"]) > RHAT:
         ours = "" if max(reference["rhat"]) <= RHAT else f", ours {max(reference['rhat']):.2f}"
         return f"R-hat {max(line['rhat']):.2f}{ours}"
-    return "of another posterior"
+    return f"R-hat {max(line['rhat']):.2f}, means {apart(line, reference):.0f} errors away"
 
 
 def cells(line, latest):
     reference = reference_of(line, latest)
     first = [line["set"], line["sampler"]]
     if "error" in line:
-        return [*first, line["error"], *[""] * 9]
+        return [*first, line["error"], *[""] * 10]
     warm, cold = rates(line, latest)
     same = reference in (None, line) or not max(reference["rhat"]) <= RHAT
     known = "steps" in line
@@ -148,6 +148,7 @@ def cells(line, latest):
         *first,
         f"{line['cold']:.1f}",
         spread(line["warm"], 2),
+        spread(line["again"], 2) if "again" in line else "",
         spread(line["ess"]) if known else "",
         f"{max(line['rhat']):.3f}",
         str(line["divergences"]) if known else "",
