@@ -130,10 +130,10 @@ def why(line, latest):
     if "error" in line:
         return line["error"]
     reference = reference_of(line, latest) or line
-    if max(*line["rhat"], *reference["rhat"]) > RHAT:
-        ours = "" if max(reference["rhat"]) <= RHAT else f", ours {max(reference['rhat']):.2f}"
-        return f"R-hat {max(line['rhat']):.2f}{ours}"
-    return f"R-hat {max(line['rhat']):.2f}, means {apart(line, reference):.0f} errors away"
+    own, ours = max(line["rhat"]), max(reference["rhat"])
+    if max(own, ours) > RHAT:
+        return f"R-hat {own:.3f}" + f", ours {ours:.3f}" * (ours > RHAT)
+    return f"R-hat {own:.3f}, means {apart(line, reference):.0f} errors away"
 
 
 def cells(line, latest):
@@ -169,16 +169,15 @@ def per_gradient(line):
 
 def plot(latest, path):
     """ESS per CPU second while sampling, a row for each set that has a rate."""
-    sets = [
-        name
-        for name in SETS
-        if any(rates(line, latest)[0] for (of, _), line in latest.items() if of == name)
-    ]
-    colours = dict(zip(SAMPLERS, plt.get_cmap("tab10").colors, strict=False))
+    shown = {key: rates(line, latest) for key, line in latest.items()}
+    shown = {key: found for key, found in shown.items() if found[0]}
+    sets = [name for name in SETS if any(name == of for of, _ in shown)]
+    samplers = [name for name in SAMPLERS if any(name == by for _, by in shown)]
+    colours = dict(zip(samplers, plt.get_cmap("tab10").colors, strict=False))
     figure, ax = plt.subplots(figsize=(7.5, 0.6 * len(sets) + 1.4), layout="constrained")
     for height, name in enumerate(reversed(sets)):
         for sampler, colour in colours.items():
-            warm, cold = rates(latest.get((name, sampler), {"error": ""}), latest)
+            warm, cold = shown.get((name, sampler), ((), ()))
             label = sampler if height == 0 else None
             ax.plot(warm, [height + 0.12] * len(warm), "o", color=colour, ms=6)
             ax.plot(cold, [height - 0.12] * len(cold), "|", color=colour, ms=11, mew=2.2)
