@@ -71,6 +71,16 @@ def x64():
         yield
 
 
+@pytest.fixture
+def headless():
+    """Pictures are drawn without a screen, and closed after the test."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
 def _read(file):
     if ".csv" in file.suffixes:
         import pandas as pd

@@ -1,12 +1,11 @@
 """Each picture: drawn without a warning (they are errors here), with what it promises to show."""
 
 import fits
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.figure import Figure
+from pictures import check_drawing
 from scipy.stats import norm, poisson
 
 from bayesmix import plots
@@ -32,26 +31,12 @@ DRAWINGS = {
     "rank": lambda: plots.rank(fits.pair("faithful")[1]),
 }
 
-
-@pytest.fixture(autouse=True)
-def headless():
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("headless")
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_draws_and_leaves_nothing_behind(name, tmp_path):
-    """A Figure that can be saved; titles are there; matplotlib's settings are as before."""
-    before = dict(mpl.rcParams)
-    figure = DRAWINGS[name]()
-    figure.savefig(tmp_path / "figure.png")
-    assert isinstance(figure, Figure)
-    assert (tmp_path / "figure.png").stat().st_size > 5000
-    titles = [ax.get_title(loc="left") for ax in figure.axes] + [figure.get_suptitle()]
-    assert any(titles)
-    assert dict(mpl.rcParams) == before
-    assert plt.get_fignums() == []
+    check_drawing(DRAWINGS[name], tmp_path)
 
 
 PANELS = {

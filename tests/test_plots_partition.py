@@ -4,15 +4,14 @@ from functools import cache
 
 import fits
 import jax
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
+from pictures import check_drawing
 
 import bayesmix as bm
 from bayesmix import plots
@@ -69,25 +68,12 @@ DRAWINGS = {
     "ridges": lambda: plots.ridges(tree("faithful")),
 }
 
-
-@pytest.fixture(autouse=True)
-def headless():
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("headless")
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_draws_and_leaves_nothing_behind(name, tmp_path):
-    """A Figure that can be saved, with a title; matplotlib's settings are as before."""
-    before = dict(mpl.rcParams)
-    figure = DRAWINGS[name]()
-    figure.savefig(tmp_path / "figure.png")
-    assert isinstance(figure, Figure)
-    assert (tmp_path / "figure.png").stat().st_size > 5000
-    assert any([ax.get_title(loc="left") for ax in figure.axes] + [figure.get_suptitle()])
-    assert dict(mpl.rcParams) == before
-    assert plt.get_fignums() == []
+    check_drawing(DRAWINGS[name], tmp_path)
 
 
 PANELS = {

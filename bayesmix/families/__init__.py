@@ -73,13 +73,21 @@ _families: dict[type, Family] = {}
 def family(*distributions: type) -> Callable[[type], type]:
     """Register a family class for NumPyro distributions; use as a decorator.
 
-    A family need not say what is usual: not ``isotropic``, no ``spread``, not ``robust``.
+    A family need not say what is usual: T(x) = x, log h(x) = 0, not ``isotropic``, no ``spread``,
+    not ``robust``.
     """
+    usual = {
+        "features": staticmethod(linear),
+        "base": staticmethod(nothing),
+        "isotropic": False,
+        "spread": "",
+        "robust": False,
+    }
 
     def register(cls: type) -> type:
-        for name, usual in (("isotropic", False), ("spread", ""), ("robust", False)):
+        for name, value in usual.items():
             if not hasattr(cls, name):
-                setattr(cls, name, usual)
+                setattr(cls, name, value)
         for distribution in distributions:
             _families[distribution] = cls()
         return cls
@@ -138,6 +146,11 @@ def coordinates(distribution: type) -> Callable[[Any], Any] | None:
 def linear(z: jax.Array) -> jax.Array:
     """The features 1 and x, (1 + D, n)."""
     return jnp.concatenate([jnp.ones_like(z[:1]), z])
+
+
+def nothing(z: jax.Array) -> jax.Array:
+    """The log base measure of a family that has none beside its features: 0 in every row, (n,)."""
+    return jnp.zeros(z.shape[1:], z.dtype)
 
 
 def flat(leaf: Any) -> jax.Array:

@@ -5,16 +5,13 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions.util import clamp_probs
 
-from bayesmix.families import Leaves, family, flat, linear
+from bayesmix.families import Leaves, family, flat
 
 
 @family(dist.BernoulliProbs, dist.BernoulliLogits)
 class Bernoulli:
     name = "Bernoulli"
     location_scale = False
-
-    def features(self, z: jax.Array) -> jax.Array:
-        return linear(z)
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         """Probabilities of exactly 0 and 1 are moved inside by rounding, as NumPyro does."""
@@ -23,6 +20,3 @@ class Bernoulli:
             return logits, jax.nn.softplus(logits).sum(1)
         probs = clamp_probs(flat(leaves["probs"]))
         return jnp.log(probs) - jnp.log1p(-probs), -jnp.log1p(-probs).sum(1)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

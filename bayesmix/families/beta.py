@@ -28,6 +28,3 @@ class Beta:
             a, b = flat(leaves["concentration1"]), flat(leaves["concentration0"])
         normaliser = gammaln(a) + gammaln(b) - gammaln(a + b)
         return jnp.concatenate([a - 1, b - 1], axis=1), normaliser.sum(1)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

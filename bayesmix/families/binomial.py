@@ -6,7 +6,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 from numpyro.distributions.util import clamp_probs
 
-from bayesmix.families import Leaves, family, flat, linear
+from bayesmix.families import Leaves, family, flat
 
 
 @family(dist.BinomialProbs, dist.BinomialLogits)
@@ -17,9 +17,6 @@ class Binomial:
     location_scale = False
     isotropic = False
     spread = ""
-
-    def features(self, z: jax.Array) -> jax.Array:
-        return linear(z)
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         """Probabilities of exactly 0 and 1 are moved inside by rounding, as NumPyro does."""

@@ -36,6 +36,3 @@ class Categorical:
         logits = leaves["logits"] if probs is None else jnp.log(clamp_probs(probs))
         eta = jax.nn.log_softmax(logits)
         return eta.reshape(eta.shape[0], -1), jnp.zeros(eta.shape[0], eta.dtype)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

@@ -20,6 +20,3 @@ class Dirichlet:
         concentration = leaves["concentration"]
         normaliser = gammaln(concentration).sum(-1) - gammaln(concentration.sum(-1))
         return flat(concentration) - 1, flat(normaliser).sum(1)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

@@ -26,9 +26,6 @@ class Gamma:
         eta = jnp.concatenate([concentration - 1, -rate], axis=1)
         return eta, _normaliser(concentration, rate)
 
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)
-
 
 @family(dist.InverseGamma)
 class InverseGamma:
@@ -45,6 +42,3 @@ class InverseGamma:
         concentration, rate = flat(leaves["concentration"]), flat(leaves["rate"])
         eta = jnp.concatenate([-concentration - 1, -rate], axis=1)
         return eta, _normaliser(concentration, rate)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

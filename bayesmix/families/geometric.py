@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions.util import clamp_probs
 
-from bayesmix.families import Leaves, family, flat, linear
+from bayesmix.families import Leaves, family, flat
 
 
 @family(dist.GeometricProbs, dist.GeometricLogits)
@@ -15,9 +15,6 @@ class Geometric:
     name = "Geometric"
     location_scale = False
 
-    def features(self, z: jax.Array) -> jax.Array:
-        return linear(z)
-
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         """Probabilities of exactly 0 and 1 are moved inside by rounding."""
         if "logits" in leaves:
@@ -25,6 +22,3 @@ class Geometric:
             return -jax.nn.softplus(logits), jax.nn.softplus(-logits).sum(1)
         probs = clamp_probs(flat(leaves["probs"]))
         return jnp.log1p(-probs), -jnp.log(probs).sum(1)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

@@ -44,9 +44,6 @@ class MultivariateNormal:
         pairs = taken(precision.reshape(-1, D * D).T, i * D + j).T
         return jnp.concatenate([linear, -half * pairs], axis=1), normaliser
 
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)
-
     def standardise(self, leaves: Leaves, shift: jax.Array, scale: jax.Array) -> Leaves:
         return {
             "loc": (leaves["loc"] - shift) / scale,

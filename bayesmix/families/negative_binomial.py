@@ -57,6 +57,3 @@ class NegativeBinomial:
         own = {name: flat(leaves[name])[:, None] for name in names}
         table = PARAMETRISED[names](**own).log_prob(jnp.arange(self.size, dtype=float)[:, None])
         return flat(jnp.maximum(table, IMPOSSIBLE)), jnp.zeros(len(table), table.dtype)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

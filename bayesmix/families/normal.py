@@ -8,7 +8,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from bayesmix.ellipsoid import AlignedNormal
-from bayesmix.families import Leaves, family, flat, linear
+from bayesmix.families import Leaves, family, flat, linear, nothing
 
 
 @family(dist.Normal, AlignedNormal)
@@ -21,6 +21,7 @@ class Normal:
     location_scale = True
     spread = "scale"
     robust = False
+    base = staticmethod(nothing)
 
     def features(self, z: jax.Array) -> jax.Array:
         """Each column counts the mean square as its own: only the sum over columns is used."""
@@ -34,9 +35,6 @@ class Normal:
         eta = jnp.concatenate([precision * loc, -0.5 * curvature], axis=1)
         normaliser = 0.5 * precision * loc**2 + jnp.log(scale) + 0.5 * np.log(2 * np.pi)
         return eta, normaliser.sum(1)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)
 
     def standardise(self, leaves: Leaves, shift: jax.Array, scale: jax.Array) -> Leaves:
         return {

@@ -5,16 +5,13 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 
-from bayesmix.families import Leaves, family, flat, linear
+from bayesmix.families import Leaves, family, flat
 
 
 @family(dist.Poisson)
 class Poisson:
     name = "Poisson"
     location_scale = False
-
-    def features(self, z: jax.Array) -> jax.Array:
-        return linear(z)
 
     def natural(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
         """A rate of exactly 0 counts as the smallest positive number, so that 0 * log 0 is 0."""

@@ -41,9 +41,6 @@ class SkewNormal:
         own = (loc / gamma, -0.5 / gamma, -loc * lean, lean, -0.5 * (1 + alpha**2))
         return jnp.concatenate(own, axis=1), _normaliser(loc, gamma).sum(1)
 
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)
-
     def standardise(self, leaves: Leaves, shift: jax.Array, scale: jax.Array) -> Leaves:
         return {
             "loc": (flat(leaves["loc"]) - shift) / scale,

@@ -46,9 +46,6 @@ class ScaleMixture:
         shape = gammaln(half) - half * jnp.log(half)
         return jnp.concatenate([own, eta], axis=1), normaliser - distance + shape
 
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)
-
     def standardise(self, leaves: Leaves, shift: jax.Array, scale: jax.Array) -> Leaves:
         return leaves | self.normal.standardise(leaves, shift, scale)
 

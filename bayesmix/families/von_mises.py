@@ -22,6 +22,3 @@ class VonMises:
         loc, kappa = flat(leaves["loc"]), flat(leaves["concentration"])
         eta = jnp.concatenate([kappa * jnp.cos(loc), kappa * jnp.sin(loc)], axis=1)
         return eta, (kappa + jnp.log(i0e(kappa)) + np.log(2 * np.pi)).sum(1)
-
-    def base(self, z: jax.Array) -> jax.Array:
-        return jnp.zeros(z.shape[1:], z.dtype)

@@ -1,5 +1,7 @@
 """Closed forms for multivariate normal components, and for Student-t ones given scales."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,9 +10,22 @@ import numpy as np
 
 from bayesmix.families import taken
 from bayesmix.mstep.reduce import normal_statistics
-from bayesmix.mstep.rules import Context, Target, rule
+from bayesmix.mstep.rules import Context, Target, Update, rule
 
 FAMILIES = ("MultivariateNormal", "MultivariateStudentT")
+
+of_location = partial(rule, FAMILIES, "loc", "identity")
+
+
+def of_covariance(prior: str, text: str) -> Callable[[Update], Update]:
+    """Register a closed form for a covariance, given as it is or by its Cholesky factor."""
+
+    def register(update: Update) -> Update:
+        scaling = partial(rule, text=text, scales="MultivariateNormal")
+        scaling("MultivariateNormal", "covariance_matrix", "identity", prior)(update)
+        return scaling(FAMILIES, "scale_tril", "cholesky", prior)(update)
+
+    return register
 
 
 def _moments(context: Context) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +53,7 @@ def _scatter(context: Context) -> jax.Array:
     return about * jnp.outer(rows.scale, rows.scale)
 
 
-@rule(FAMILIES, "loc", "identity", "ImproperUniform", text="mean (flat prior)")
+@of_location("ImproperUniform", text="mean (flat prior)")
 def loc_under_flat(target: Target, context: Context) -> jax.Array:
     """The cluster's mean; for a location shared by clusters, weighted by their precisions."""
     mass, deviation = _moments(context)
@@ -48,13 +63,7 @@ def loc_under_flat(target: Target, context: Context) -> jax.Array:
     return _newton(target, context, 0.0, jnp.zeros_like(deviation))
 
 
-@rule(
-    FAMILIES,
-    "loc",
-    "identity",
-    "MultivariateNormal",
-    text="multivariate normal prior on the location",
-)
+@of_location("MultivariateNormal", text="multivariate normal prior on the location")
 def loc_under_mvn(target: Target, context: Context) -> jax.Array:
     """The precision-weighted mean; one Newton step, exact because Q is quadratic."""
     prior = context.prior(target.name)
@@ -62,13 +71,7 @@ def loc_under_mvn(target: Target, context: Context) -> jax.Array:
     return _newton(target, context, tau, prior["loc"] - context.params[target.name])
 
 
-@rule(
-    FAMILIES,
-    "loc",
-    "identity",
-    "Normal",
-    text="independent Normal priors on the location",
-)
+@of_location("Normal", text="independent Normal priors on the location")
 def loc_under_normal(target: Target, context: Context) -> jax.Array:
     """The precision-weighted mean under independent Normal priors of the coordinates."""
     prior = context.prior(target.name)
@@ -117,22 +120,7 @@ def _leading(scale_tril: jax.Array) -> jax.Array:
     return scale_tril[:, 0, 0] ** 2
 
 
-@rule(
-    "MultivariateNormal",
-    "covariance_matrix",
-    "identity",
-    "InverseWishart",
-    scales="MultivariateNormal",
-    text="InverseWishart on the covariance",
-)
-@rule(
-    FAMILIES,
-    "scale_tril",
-    "cholesky",
-    "InverseWishart",
-    scales="MultivariateNormal",
-    text="InverseWishart on the covariance",
-)
+@of_covariance("InverseWishart", "InverseWishart on the covariance")
 def covariance_under_inverse_wishart(target: Target, context: Context) -> jax.Array:
     """(scale matrix + scatter) / (concentration + D + 1 + count)."""
     count, scatter = _counted_scatter(target, context)
@@ -141,22 +129,7 @@ def covariance_under_inverse_wishart(target: Target, context: Context) -> jax.Ar
     return (prior["scale_matrix"] + scatter) / divisor[..., None, None]
 
 
-@rule(
-    "MultivariateNormal",
-    "covariance_matrix",
-    "identity",
-    "ImproperUniform",
-    scales="MultivariateNormal",
-    text="covariance (flat prior)",
-)
-@rule(
-    FAMILIES,
-    "scale_tril",
-    "cholesky",
-    "ImproperUniform",
-    scales="MultivariateNormal",
-    text="covariance (flat prior)",
-)
+@of_covariance("ImproperUniform", "covariance (flat prior)")
 def covariance_under_flat(target: Target, context: Context) -> jax.Array:
     """scatter / count; a cluster without mass keeps its covariance."""
     count, scatter = _counted_scatter(target, context)

@@ -7,6 +7,7 @@ Everything is written in deviations from the current location, which the centred
 without cancellation even for data far from the origin.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,9 @@ from bayesmix.mstep.reduce import counts, normal_counts, normal_statistics, to_s
 from bayesmix.mstep.rules import Context, Target, rule
 
 FAMILIES = ("Normal", "LogNormal", "StudentT")
+
+of_location = partial(rule, FAMILIES, "loc", "identity", by_cell=True)
+of_scale = partial(rule, FAMILIES, "scale", scales="Normal", by_cell=True)
 
 
 def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -39,7 +43,7 @@ def _moments(context: Context) -> tuple[jax.Array, jax.Array, jax.Array]:
     return mass.reshape(shape), deviation.reshape(shape), square.reshape(shape)
 
 
-@rule(FAMILIES, "loc", "identity", "Normal", text="Normal prior on the location", by_cell=True)
+@of_location("Normal", text="Normal prior on the location")
 def loc_under_normal(target: Target, context: Context) -> jax.Array:
     """The precision-weighted mean: one Newton step, exact because Q is quadratic in loc."""
     prior = context.prior(target.name)
@@ -47,7 +51,7 @@ def loc_under_normal(target: Target, context: Context) -> jax.Array:
     return _loc_step(target, context, tau, prior["loc"])
 
 
-@rule(FAMILIES, "loc", "identity", "ImproperUniform", text="mean (flat prior)", by_cell=True)
+@of_location("ImproperUniform", text="mean (flat prior)")
 def loc_under_flat(target: Target, context: Context) -> jax.Array:
     """The (precision-weighted) mean; a cluster without mass keeps its location."""
     return _loc_step(target, context, 0.0, 0.0)
@@ -85,15 +89,7 @@ def _kept(target: Target, context: Context, count: jax.Array, value: jax.Array) 
     return jnp.where(count > 0, value, context.params[target.name])
 
 
-@rule(
-    FAMILIES,
-    "scale",
-    "sqrt",
-    "InverseGamma",
-    scales="Normal",
-    text="InverseGamma on the variance",
-    by_cell=True,
-)
+@of_scale("sqrt", "InverseGamma", text="InverseGamma on the variance")
 def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
     """(rate + squares / 2) / (concentration + 1 + count / 2)."""
     count, square = _squares(target, context)
@@ -101,45 +97,21 @@ def variance_under_inverse_gamma(target: Target, context: Context) -> jax.Array:
     return (prior["rate"] + square / 2) / (prior["concentration"] + 1 + count / 2)
 
 
-@rule(
-    FAMILIES,
-    "scale",
-    "sqrt",
-    "ImproperUniform",
-    scales="Normal",
-    text="variance (flat prior)",
-    by_cell=True,
-)
+@of_scale("sqrt", "ImproperUniform", text="variance (flat prior)")
 def variance_under_flat(target: Target, context: Context) -> jax.Array:
     """The mean square about the location."""
     count, square = _squares(target, context)
     return _kept(target, context, count, square / jnp.where(count > 0, count, 1))
 
 
-@rule(
-    FAMILIES,
-    "scale",
-    "identity",
-    "ImproperUniform",
-    scales="Normal",
-    text="standard deviation (flat prior)",
-    by_cell=True,
-)
+@of_scale("identity", "ImproperUniform", text="standard deviation (flat prior)")
 def scale_under_flat(target: Target, context: Context) -> jax.Array:
     """The root mean square about the location."""
     count, square = _squares(target, context)
     return _kept(target, context, count, jnp.sqrt(square / jnp.where(count > 0, count, 1)))
 
 
-@rule(
-    FAMILIES,
-    "scale",
-    "identity",
-    "HalfNormal",
-    scales="Normal",
-    text="HalfNormal on the scale",
-    by_cell=True,
-)
+@of_scale("identity", "HalfNormal", text="HalfNormal on the scale")
 def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
     """The root of u^2 / s^2 + n u - S = 0 in u = scale^2; 0 for a cluster on a single value.
 
@@ -152,15 +124,7 @@ def scale_under_half_normal(target: Target, context: Context) -> jax.Array:
     return _kept(target, context, count, jnp.sqrt(2 * square / jnp.where(root > 0, root, 1)))
 
 
-@rule(
-    FAMILIES,
-    "scale",
-    "rsqrt",
-    "Gamma",
-    scales="Normal",
-    text="Gamma on the precision",
-    by_cell=True,
-)
+@of_scale("rsqrt", "Gamma", text="Gamma on the precision")
 def precision_under_gamma(target: Target, context: Context) -> jax.Array:
     """(concentration - 1 + count / 2) / (rate + squares / 2)."""
     count, square = _squares(target, context)
