@@ -11,6 +11,7 @@ from bayesmix.carry import own_fields
 from bayesmix.coordinates import free_size
 from bayesmix.curvature import standard_errors
 from bayesmix.density import data_of, density_of, log_density, responsibilities
+from bayesmix.expected import expected_mean
 from bayesmix.modes import Modes
 from bayesmix.mstep import plan_for
 from bayesmix.portrait import named_elements, portrait
@@ -94,6 +95,26 @@ class EMResult:
         """The most probable cluster of each row of new data, (*rows); integers from 0."""
         return self.predict_proba(*args, **kwargs).argmax(-1)
 
+    def predict_mean(self, *args: Any, **kwargs: Any) -> Any:
+        """E[x_n] of each row of new data, (*rows, *event), in data units.
+
+        Of a regression the expected response at new covariates, before it is seen:
+        ``predict_mean(X)``; a program of your own is called with what it needs (``y=None``, or any
+        numbers in y's place). {observed site: array} where several share an assignment.
+        ``expected`` has the parts, by cluster too.
+        """
+        return expected_mean(self.mixture, self._one_draw, args, kwargs)
+
+    def expected(self, *args: Any, **kwargs: Any) -> Any:
+        """E[x_n], E[x_n | k] and the weights of each row of new data: an xarray.Dataset.
+
+        See ``bayesmix.posterior.expected_dataset``.
+        """
+        from bayesmix.posterior import expected_dataset
+
+        draws = {name: value[None] for name, value in self._one_draw.items()}
+        return expected_dataset(self.mixture, draws, args, kwargs)
+
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """log sum_k w_k f(x_n | k) of new data, (*rows), in nats."""
         new = with_data(self.mixture, args, kwargs)
@@ -139,6 +160,10 @@ class EMResult:
         from bayesmix.posterior import em_tree
 
         return em_tree(self, **kwargs)
+
+    @property
+    def _one_draw(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value)[None] for name, value in self.params.items()}
 
     def _sheet(self) -> Sheet:
         tables, left = portrait(self.mixture, self.params, self.modes[0].counts)

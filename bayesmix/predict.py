@@ -5,6 +5,7 @@ mixture site is evaluated, never its priors.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
+from bayesmix.arguments import Arguments
 from bayesmix.marginal import is_assignment, row_axes
 from bayesmix.parameters import peel
-from bayesmix.program import Mixture, Params, trace
+from bayesmix.program import Mixture, Params, arguments_of, mixture_of
 
 FAR = 1e150
 
@@ -31,13 +33,7 @@ def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """
     if not args and not kwargs:
         return mixture
-    by_name = hasattr(mixture.program, "prepare")  # it takes its columns by their names
-    if by_name:  # numbers new categories as the fit did
-        fitted = mixture.arguments.rebuild(mixture.arguments.arrays)[1]
-        kwargs = {"levels": fitted["levels"], **kwargs}
-    new = trace(mixture.program, *args, **kwargs)
-    if not by_name:
-        _check_columns(mixture.arguments.columns, new.arguments.columns)
+    new = mixture_of(mixture.program, new_arguments(mixture, args, kwargs))
     if new.event_shape != mixture.event_shape:
         raise ValueError(
             f"site {mixture.name!r} was fitted to rows of shape {mixture.event_shape} but the new "
@@ -50,6 +46,21 @@ def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -
                 f"{new.sites[name].shape}"
             )
     return new
+
+
+def new_arguments(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """New data as the program's arguments, read as those of the fit were; these, without any.
+
+    Raises ValueError where the columns of a table have other names or another order.
+    """
+    if not args and not kwargs:
+        return mixture.arguments
+    if hasattr(mixture.program, "prepare"):  # it takes columns by name, and numbers categories
+        fitted = mixture.arguments.rebuild(mixture.arguments.arrays)[1]
+        return arguments_of(mixture.program, args, {"levels": fitted["levels"], **kwargs})
+    found = arguments_of(mixture.program, args, kwargs)
+    _check_columns(mixture.arguments.columns, found.columns)
+    return found
 
 
 def _check_columns(fitted: tuple[str, ...] | None, given: tuple[str, ...] | None) -> None:
@@ -78,9 +89,8 @@ def brought_near(mixture: Mixture) -> Mixture:
         return mixture
     shrink = np.where(far > FAR, FAR / np.maximum(far, 1.0), 1.0)
     near = mixture.value * shrink.reshape(shrink.shape + (1,) * len(mixture.event_shape))
-    arrays = [near if array is mixture.value else array for array in mixture.arguments.arrays]
-    args, kwargs = mixture.arguments.rebuild(arrays)
-    return trace(mixture.program, *args, **kwargs)
+    leaves = tuple(near if leaf is mixture.value else leaf for leaf in mixture.arguments.leaves)
+    return mixture_of(mixture.program, replace(mixture.arguments, leaves=leaves))
 
 
 def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> Simulated:

@@ -51,6 +51,7 @@ ROOMS = (
     "symmetry",
     "draws",
     "predict",
+    "expected",
     "engine",
     "checkpoint",
     "climb",

@@ -38,12 +38,14 @@ def prepare_arguments(
     """Positional and keyword arguments of the regression program.
 
     ``levels`` are those of a fit, so that new data are numbered in the same way and have the same
-    columns and offset; without them this is a fit, whose columns must vary. Raises ValueError
-    naming the argument, its column and row.
+    columns and offset, and may lack the response; without them this is a fit, whose columns must
+    vary. Raises ValueError naming the argument, its column and row.
     """
     fitting = levels is None
     known = {name: dict(own) for name, own in (levels or {"X": {}, "gating": {}}).items()}
-    response = _vector("y", y)
+    if y is None and fitting:
+        raise ValueError("the data of a regression are X and y: y, the response, is missing")
+    response = np.full(len(X), np.nan) if y is None else _vector("y", y)
     N = len(response)
     _check_rows(X, y)
     columns = _columns("X", X, N, known["X"])

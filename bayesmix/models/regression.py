@@ -155,7 +155,7 @@ def _regression(K: int, family: str, shared: tuple[Any, ...], prior: str) -> Pro
             response = _response(family, eta[rows, mine], scale[mine], trials)
             numpyro.sample("y", response, obs=y, infer=MISSING)
 
-    def prepare(X: Any, y: Any, *, levels: Any = None, **rest: Any) -> Any:
+    def prepare(X: Any, y: Any = None, *, levels: Any = None, **rest: Any) -> Any:
         """The program's arguments as numbers, with the names and categories they stand for."""
         return prepare_arguments(family, shared, prior, X, y, levels=levels, **rest)
 

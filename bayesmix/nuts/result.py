@@ -10,6 +10,7 @@ import numpy as np
 from bayesmix.carry import own_fields
 from bayesmix.draws import evaluate_draws
 from bayesmix.estimate import EMResult
+from bayesmix.expected import expected_mean
 from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture
 from bayesmix.symmetry import permute_draws
@@ -100,6 +101,25 @@ class NUTSResult:
         """The samples with every draw's clusters named as the pivot's."""
         perm = np.asarray(self._relabelled["relabelling"]["permutation"])
         return permute_draws(self.mixture, self.samples, perm)
+
+    def predict_mean(self, *args: Any, **kwargs: Any) -> Any:
+        """Posterior mean of E[x_n] of each row of new data, (*rows, *event), in data units.
+
+        Of a regression the expected response at new covariates, before it is seen:
+        ``predict_mean(X)``; a program of your own is called with what it needs (``y=None``, or any
+        numbers in y's place). {observed site: array} where several share an assignment.
+        ``expected`` has the parts, by cluster and by draw.
+        """
+        return expected_mean(self.mixture, self.get_samples(), args, kwargs)
+
+    def expected(self, *args: Any, **kwargs: Any) -> Any:
+        """E[x_n], E[x_n | k] and the weights of each row of new data: an xarray.Dataset.
+
+        See ``bayesmix.posterior.expected_dataset``.
+        """
+        from bayesmix.posterior import expected_dataset
+
+        return expected_dataset(self.mixture, self._aligned(), args, kwargs)
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Log posterior predictive density of each row of new data, (*rows), in nats."""

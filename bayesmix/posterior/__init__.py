@@ -10,10 +10,11 @@ where there are any), responsibilities (`resp`), pivot (sites and `resp` of EM's
 draw of highest log joint); prior, prior_predictive and posterior_predictive on request.
 
 `layout` names variables, dims and coordinates, `groups` fills the groups, `attributes` says where
-the numbers come from, `trees` is the door for each engine. Does not live here: any inference;
-the numbers come from `bayesmix.draws`.
+the numbers come from, `trees` is the door for each engine; `expected` is of new rows, and no
+tree. Does not live here: any inference; the numbers come from `bayesmix.draws`.
 """
 
+from bayesmix.posterior.expected import expected_dataset
 from bayesmix.posterior.trees import em_tree, independent_tree, nuts_tree
 
-__all__ = ["em_tree", "independent_tree", "nuts_tree"]
+__all__ = ["em_tree", "expected_dataset", "independent_tree", "nuts_tree"]

@@ -13,6 +13,6 @@ them together. Does not live here: how a program is run (`reader`).
 
 from bayesmix.program.mixture import Mixture
 from bayesmix.program.sites import Link, Observed, Params, Site
-from bayesmix.program.tracing import trace
+from bayesmix.program.tracing import arguments_of, mixture_of, trace
 
-__all__ = ["Link", "Mixture", "Observed", "Params", "Site", "trace"]
+__all__ = ["Link", "Mixture", "Observed", "Params", "Site", "arguments_of", "mixture_of", "trace"]

@@ -36,20 +36,25 @@ def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
     """
     if not callable(program):
         raise ValueError(f"program must be a NumPyro program (a function), not {program!r}")
-    prepare = getattr(program, "prepare", None)  # a program that reads tables in its own way
+    return mixture_of(program, arguments_of(program, args, kwargs))
+
+
+def arguments_of(
+    program: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Arguments:
+    """The arguments of a program as arrays; read by the program itself where it reads tables."""
+    prepare = getattr(program, "prepare", None)
     if prepare is None:
-        arguments = read_arguments(args, kwargs)
-    else:
-        _check_call(program, prepare, args, kwargs)
-        labels = row_labels_of(args, kwargs)
-        arguments = replace(read_arguments(*prepare(*args, **kwargs)), index=labels)
-    return _mixture(program, arguments)
+        return read_arguments(args, kwargs)
+    _check_call(program, prepare, args, kwargs)
+    labels = row_labels_of(args, kwargs)
+    return replace(read_arguments(*prepare(*args, **kwargs)), index=labels)
 
 
 def restored(found: Any, given: Any, names: dict[str, Any], known: Any) -> Mixture:
     """A pickled mixture. Raises ValueError where its program is no longer what it was."""
     program = unpacked(found)
-    mixture = _mixture(program, replace(read_arguments(*given), **names))
+    mixture = mixture_of(program, replace(read_arguments(*given), **names))
     with jax.enable_x64(True):
         versions, now = mark(mixture.reading)
     if versions == known[0] and now != known[1]:
@@ -60,7 +65,7 @@ def restored(found: Any, given: Any, names: dict[str, Any], known: Any) -> Mixtu
     return mixture
 
 
-def _mixture(program: Callable[..., Any], arguments: Arguments) -> Mixture:
+def mixture_of(program: Callable[..., Any], arguments: Arguments) -> Mixture:
     """The mixture of a program and its arguments, of which a reading may have been kept."""
     key = key_of(program, arguments)
     with jax.enable_x64(True):
