@@ -50,7 +50,7 @@ def evaluate_draws(mixture: Mixture, draws: Mapping[str, Any]) -> dict[str, Any]
             some = {name: value[start : start + block] for name, value in flat.items()}
             size = min(block, total - start)
             some = {n: np.concatenate([v, v[:1].repeat(block - size, 0)]) for n, v in some.items()}
-            part = _many(density, piece, weights[0], some, data, rows, weights[1])
+            part = _many(density, piece, mixture.rows, weights[0], some, data, rows, weights[1])
             part = jax.tree.map(lambda value: np.asarray(value)[:size], part)  # noqa: B023
             mean += part["responsibilities"].sum(0) / total
             if not keep:
@@ -84,19 +84,31 @@ class Rowwise(NamedTuple):
     weights: Any
 
 
-def _rowwise(mixture: Mixture) -> tuple[Piece, Rowwise]:
+def _rowwise(mixture: Mixture) -> tuple[Piece | None, Rowwise]:
+    """The rows' densities, and what they need; neither where the sweep has rows in chunks."""
+    if density_of(mixture).portion:
+        return None, Rowwise([], None, None)
     piece, known = row_piece(mixture)
     x, weights = columns_of(mixture)
     whole = density_of(mixture).family is not None
     return piece, Rowwise(known, np.asarray(x, np.float64) if whole else None, weights)
 
 
-def _by_row(density: Density, piece: Piece, data: Data, rows: Rowwise) -> Any:
+def _by_row(
+    density: Density, piece: Piece | None, shape: tuple[int, ...], data: Data, rows: Rowwise
+) -> Any:
     """Function of params: weighted log density (N,) and responsibilities (N, K) of the rows.
 
     By the sweep's one matrix product where the family has one; by the components' own densities
-    where that would cancel.
+    where that would cancel; in chunks where the general sweep has these. ``shape``: of the rows.
     """
+
+    def by_chunks(params: Params) -> tuple[jax.Array, jax.Array]:
+        pointwise, resp = density.by_portion(params, data)
+        return pointwise[: shape[0]].reshape(-1), resp[: shape[0]].reshape(-1, density.K)
+
+    if piece is None:
+        return by_chunks
 
     def by_components(params: Params) -> tuple[jax.Array, jax.Array]:
         pointwise, resp = by_row(piece, params, rows.known)
@@ -137,17 +149,18 @@ def _by_sweep(density: Density, data: Data, rows: Rowwise) -> Any:
     return by_sweep
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _many(
     density: Density,
-    piece: Piece,
+    piece: Piece | None,
+    shape: tuple[int, ...],
     weights: Piece,
     draws: Params,
     data: Data,
     rows: Rowwise,
     weights_known: list[Any],
 ) -> dict[str, Any]:
-    of_rows = _by_row(density, piece, data, rows)
+    of_rows = _by_row(density, piece, shape, data, rows)
 
     def one(params: Params) -> dict[str, Any]:
         terms = density.terms(params, data)
@@ -180,16 +193,21 @@ def draw_responsibilities(mixture: Mixture, draws: dict[str, Any]) -> np.ndarray
         for start in range(0, total, AT_ONCE):
             few = np.arange(start, start + AT_ONCE) % total
             some = {name: np.asarray(value, np.float64)[few] for name, value in draws.items()}
-            resp = np.asarray(_responsibilities(density, piece, some, data, rows))
+            resp = np.asarray(_responsibilities(density, piece, mixture.rows, some, data, rows))
             found[start : start + AT_ONCE] = resp[: total - start]
     return found
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _responsibilities(
-    density: Density, piece: Piece, draws: Params, data: Data, rows: Rowwise
+    density: Density,
+    piece: Piece | None,
+    shape: tuple[int, ...],
+    draws: Params,
+    data: Data,
+    rows: Rowwise,
 ) -> jax.Array:
-    of_rows = _by_row(density, piece, data, rows)
+    of_rows = _by_row(density, piece, shape, data, rows)
     return jax.lax.map(lambda params: of_rows(params)[1], draws)
 
 

@@ -17,6 +17,7 @@ from programs import BY_ID
 import bayesmix as bm
 from bayesmix import density
 from bayesmix.density import chunks
+from bayesmix.draws import draw_responsibilities, evaluate_draws
 
 N, SIZE = 70, 16
 RNG = np.random.default_rng(7)
@@ -243,3 +244,44 @@ def test_a_sample_of_the_rows_is_weighted_up():
         expected = of_rows.sum() * W.sum() / W[index].sum()
         found = float(own.log_likelihood(params, some))
         assert found == pytest.approx(expected, rel=ROUNDING * 10)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_draws_in_chunks_are_those_of_all_rows(name):
+    program, args = TASKS[name]
+    draws = {site: np.stack([v, v[::-1]])[None] for site, v in PARAMS.items()}
+    mine, theirs = (evaluate_draws(make(program, *args), draws) for make in (bm.trace, whole))
+    assert mine.keys() == theirs.keys()
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING * np.abs(b).max())
+    flat = {site: v[0] for site, v in draws.items()}
+    resp = draw_responsibilities(bm.trace(program, *args), flat)
+    np.testing.assert_allclose(resp, theirs["responsibilities"][0], atol=ROUNDING)
+
+
+def test_the_public_q_is_taken_in_chunks_and_has_both_gradients():
+    """Value, slope in both arguments and the mixed second derivatives are those of all rows."""
+    with x64():
+        at = {n: jnp.asarray(v * 1.1 if n != "weights" else v[::-1]) for n, v in PARAMS.items()}
+        params = jax.tree.map(jnp.asarray, PARAMS)
+
+        def q(mixture):
+            return lambda params, at: bm.expected_log_joint(mixture, params, at)
+
+        def found(mixture):
+            def slope(at):
+                return jax.grad(q(mixture))(params, at)["slope"]
+
+            return jax.value_and_grad(q(mixture), (0, 1))(params, at), jax.jacfwd(slope)(at)
+
+        mixture, plain = bm.trace(tails, Y, X, W), whole(tails, Y, X, W)
+        mine, theirs = found(mixture), found(plain)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING * np.abs(b).max())
+
+        def largest(mixture):
+            jaxpr = jax.make_jaxpr(jax.grad(q(mixture)))(params, at)
+            return max(sizes(jaxpr.jaxpr))
+
+        assert largest(mixture) <= SIZE * 2 * 3
+        assert largest(plain) >= N * 2

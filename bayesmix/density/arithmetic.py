@@ -352,6 +352,13 @@ class Density:
         base = (jax.vmap(self.family.base)(x) - jacobian).reshape(-1)[rows.place]
         return weighted(base + total, rows.counts), jnp.exp(score - total[:, None])
 
+    def expected_at(self, params: Params, at: Params, data: Data) -> jax.Array:
+        """Q(params | at) of rows in chunks, in nats; ``at`` has a gradient here, too."""
+        assert self.portion is not None
+        shared = self._shared(data)
+        fit = chunks.expected_at(self.portion, params, at, shared, data.rows)
+        return self.log_prior(params, data) + fit
+
     def expected(self, params: Params, statistics: Any, data: Data) -> jax.Array:
         """Q(params | statistics), in nats: expected log density of data and assignments."""
         if self.family:

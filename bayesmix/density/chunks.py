@@ -115,6 +115,21 @@ def expected(
     return _total(part, params, (shared, statistics.at), tuple(chunks))
 
 
+def expected_at(
+    portion: Portion, params: Params, at: Params, shared: list[Any], chunks: Chunks
+) -> jax.Array:
+    """The same where responsibilities follow from ``at``; differentiable any number of times.
+
+    In both arguments: going back, each chunk is made anew.
+    """
+
+    @jax.checkpoint
+    def part(params: Params, at: Params, values: Any, weights: Any) -> jax.Array:
+        return _fit_to_implied(portion, params, (shared, at), values, weights)
+
+    return _summed(partial(part, params, at), *chunks)
+
+
 def pointwise(
     portion: Portion, params: Params, shared: list[Any], chunks: Chunks
 ) -> tuple[jax.Array, jax.Array]:

@@ -32,6 +32,7 @@ def _log_joint(
 _log_joint_of_sweep = jax.jit(Density.log_joint, static_argnums=0)
 _terms = jax.jit(Density.terms, static_argnums=0)
 _by_portion = jax.jit(Density.by_portion, static_argnums=0)
+_expected_at = jax.jit(Density.expected_at, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -104,8 +105,9 @@ def expected_log_joint(mixture: Mixture, params: Params, at: Params) -> jax.Arra
     _check_sites(mixture, params)
     _check_sites(mixture, at)
     density, data = density_of(mixture), data_of(mixture)
-    # A sum over chunks has no gradient in ``at``.
-    if hasattr(density.family, "scores") or density.portion:
+    if density.portion:
+        return _expected_at(density, params, at, data)
+    if hasattr(density.family, "scores"):
         piece, known = row_piece(mixture)
         return _expected_by_row(density, piece, params, at, data, known)
     return _expected(density, params, at, data)
