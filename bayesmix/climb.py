@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.accelerate import MEMORY, Pair
+from bayesmix.accelerate import MEMORY, Pair, expected
 from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, Record
 from bayesmix.density import Data
+from bayesmix.effort import account, repays
 from bayesmix.engine import (
     BLOCK,
+    CONVERGED,
     DEGENERATE,
     INTERRUPTED,
     MAX_STEPS,
@@ -20,12 +22,14 @@ from bayesmix.engine import (
     EMState,
     Engine,
     Pace,
+    Place,
     advance,
     entered,
     from_resp,
     hasten,
-    promise,
+    placed_at,
     resp_at,
+    state_of,
 )
 from bayesmix.modes import Mode, judge
 from bayesmix.program import Mixture, Params
@@ -75,6 +79,18 @@ JUDGED = (
     "reason",
     "counts",
 )
+
+
+class Outlook(NamedTuple):
+    """A state, the log joints on the way to it, an estimate of what there is yet to gain, in nats.
+
+    ``place``: the pass at the state, which the way does not count yet.
+    """
+
+    state: EMState
+    history: list[float]
+    left: float
+    place: Place | None
 
 
 class Way:
@@ -133,10 +149,18 @@ class Climber:
 
     @property
     def _ahead(self) -> float:
-        """Rows x clusters of all passes to come."""
+        """Rows x clusters of all passes to come; infinite where there were many already."""
+        return np.inf if repays(self._code) else self.passes * self._rows * self.mixture.K
+
+    @property
+    def _rows(self) -> int:
         held = self.engine.density.family and not isinstance(self.mixture.value, Blocks)
-        n = np.size(self.data.rows.weights) if held else self.mixture.N
-        return self.passes * n * self.mixture.K
+        return int(np.size(self.data.rows.weights)) if held else self.mixture.N
+
+    @property
+    def _code(self) -> Any:
+        """What the compiled code depends on, about."""
+        return self.engine, self._rows
 
     @property
     def patience(self) -> int:
@@ -167,21 +191,31 @@ class Climber:
         return np.asarray(resp_at(self.engine, run.point, self.data))[:n]
 
     def climb(
-        self, state: EMState, history: Sequence[float] = (), pairs: Iterable[Pair] | None = None
+        self,
+        state: EMState,
+        history: Sequence[float] = (),
+        pairs: Iterable[Pair] | None = None,
+        accelerated: int = 0,
+        place: Place | None = None,
     ) -> Run:
         """EM to convergence: plain steps, quasi-Newton moves where those are slow.
 
-        history : the log joint after each step that led to ``state``. pairs : near a mode, what is
-        known of the curvature from a sample of the rows; quasi-Newton moves then begin at once.
+        history : the log joint after each step that led to ``state``, ``accelerated`` of them
+        quasi-Newton moves. pairs : near a mode, what is known of the curvature, as from a sample of
+        the rows; quasi-Newton moves then begin at once. place : the pass at ``state``, if it was
+        made already.
         """
         made = self.saved.finished()
         if made is not None:
             return self._made(made)
         known = deque(pairs or (), maxlen=MEMORY)
-        way = self._resumed() or Way(state, history)
-        self._plain(way, self.patience if pairs is None or not self.accelerate else 0)
-        self._fast(way, known)
-        self._plain(way, self.max_steps)
+        way = self._resumed()
+        if way is None:
+            way = Way(state, history, accelerated)
+        else:
+            place = None
+        plain = self.patience if pairs is None or not self.accelerate else 0
+        self._to_the_end(way, known, plain, place)
         run = self._run(way, known)
         if run.stop == INTERRUPTED:
             self.saved.close(way.record)
@@ -200,17 +234,34 @@ class Climber:
             raise KeyboardInterrupt
         return way.state, way.history
 
-    def outlook(self, params: Params, pairs: Iterable[Pair]) -> tuple[EMState, list[float], float]:
-        """From the mode of a sample: the state there, its log joint, and what is yet to gain.
+    def follow(
+        self, state: EMState, history: Sequence[float], tol: float
+    ) -> tuple[Way, deque[Pair]]:
+        """On to where about ``tol`` nats remain: the way so far, and what was learnt of curvature.
 
-        What is to gain is an estimate in nats, from one pass and the sample's ``pairs``; from a few
-        plain steps where these are all that is wanted.
+        An interrupt is passed on.
         """
-        state, history = self.resume(params)
-        if self.accelerate:
-            return state, history, promise(self.engine, state, self.data, pairs, self._ahead)
-        state, history = self.glance(state)
-        return state, history, float(state.left)
+        way, known = Way(state, history), deque[Pair](maxlen=MEMORY)
+        replace(self, tol=max(tol, self.tol), saved=NOWHERE)._to_the_end(way, known, self.patience)
+        if way.stop == INTERRUPTED:
+            raise KeyboardInterrupt
+        if way.stop == CONVERGED:
+            way.state = way.state._replace(stop=np.int32(RUNNING), calm=np.int32(0))
+        return way, known
+
+    def outlook(self, params: Params, pairs: Iterable[Pair]) -> Outlook:
+        """From the mode of a sample: what one pass there tells, with the sample's ``pairs``.
+
+        A few plain steps, where these are all that is wanted.
+        """
+        if not self.accelerate:
+            state, history = self.glance(self.resume(params)[0])
+            return Outlook(state, history, float(state.left), None)
+        place = placed_at(self.engine, params, self.data, self._ahead)
+        if place is None:  # a weight of 0
+            return Outlook(*self.resume(params), np.inf, None)
+        left = expected(place.here.gradient, place.here.em_step, pairs)
+        return Outlook(state_of(self.engine, params, place), [], left, place)
 
     def _resumed(self) -> Way | None:
         """The run that an earlier process was in."""
@@ -222,6 +273,16 @@ class Climber:
         return Way(
             state._replace(steps=steps), found["history"].tolist(), int(found["accelerated"])
         )
+
+    def _to_the_end(
+        self, way: Way, pairs: deque[Pair], plain: int, place: Place | None = None
+    ) -> None:
+        """Plain steps up to ``plain`` of them, quasi-Newton moves, and plain steps for the rest."""
+        before = way.steps
+        self._plain(way, plain)
+        self._fast(way, pairs, place)
+        self._plain(way, self.max_steps)
+        account(self._code, (way.steps - before) * self._rows * self.mixture.K)
 
     def _plain(self, way: Way, until: int) -> None:
         """Plain steps in pieces, so that an interrupt is heard."""
@@ -237,13 +298,16 @@ class Climber:
         except KeyboardInterrupt:
             way.state = way.state._replace(stop=np.int32(INTERRUPTED))
 
-    def _fast(self, way: Way, pairs: deque[Pair]) -> None:
+    def _fast(self, way: Way, pairs: deque[Pair], place: Place | None) -> None:
         """Quasi-Newton moves for as long as they lead on; in pieces where these are kept."""
         stride = NOTED if self.saved.kept else self.max_steps
         while way.running and way.steps < self.max_steps:
             until = min(self.max_steps, way.steps + stride)
             pace = Pace(self.tol, until, self._ahead)
-            way.state, passes, way.leaves = hasten(self.engine, way.state, self.data, pace, pairs)
+            way.state, passes, way.leaves = hasten(
+                self.engine, way.state, self.data, pace, pairs, place
+            )
+            place = None
             way.history += passes
             way.accelerated += len(passes)
             self.saved.note(way.record)

@@ -21,6 +21,11 @@ MODERATE = 2**17
 # Rows x clusters of all passes to come up to which they cost less than compiling them better: with
 # FIT one takes about 10 ns, with SAMPLE 6 or 7, with all effort 3; compiling 0.2, 0.5 and 1.5 s.
 BRIEF, LONG = 20_000_000, 200_000_000
+# And of passes already made from which on code is compiled anew with all effort, 1.5 to 3 s for the
+# loops of a fit: nobody knows how many fits will follow, and to pay when as much was lost on slow
+# code costs at most twice what would have been best.
+REPAID = 800_000_000
+_made: dict[Any, float] = {}
 
 # The jaxlib of Python 3.11 has an older way of generating code that takes half the time, and less
 # again where the little there is of it is not shared out among threads; later ones do not know
@@ -69,6 +74,16 @@ def compiled(
         return call
 
     return decorate
+
+
+def account(code: Any, work: float) -> None:
+    """Note ``work`` (rows x clusters of the passes) that ``code``, any name for it, has made."""
+    _made[code] = _made.get(code, 0.0) + work
+
+
+def repays(code: Any) -> bool:
+    """Whether ``code`` made so much work in this process that it repays all effort."""
+    return _made.get(code, 0.0) > REPAID
 
 
 def cells_of(arrays: Any) -> int:

@@ -8,7 +8,6 @@ unconstrained coordinates.
 
 import math
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bayesmix.accelerate import Pair, direction, expected, remaining
+from bayesmix.accelerate import (
+    LONGEST,
+    Pair,
+    direction,
+    farther,
+    prolonged,
+    remaining,
+)
 from bayesmix.coordinates import constrain, free, free_size, to_free
 from bayesmix.density import Data, Density
 from bayesmix.effort import FIT, cells_of, compiled
@@ -247,78 +253,99 @@ class Pace(NamedTuple):
     work: float
 
 
-def promise(
-    engine: Engine, state: EMState, data: Data, pairs: Iterable[Pair], work: float
-) -> float:
-    """Estimate of what the log joint has yet to gain from ``state``, in nats, by one pass.
+class Place(NamedTuple):
+    """Unconstrained coordinates (n,), the pass there, and the bound on the next move."""
 
-    ``pairs`` is what is known of the curvature. Infinite where unconstrained coordinates end.
+    z: np.ndarray
+    here: Probe
+    reach: float = LONGEST
+
+
+def placed_at(engine: Engine, params: Params, data: Data, work: float) -> Place | None:
+    """The pass at ``params``, or None where unconstrained coordinates end.
+
+    ``work``: of all passes to come, see ``compiled``.
     """
-    params = engine.unflatten(np.asarray(state.point))
     z = np.asarray(to_free(engine.density, params, data))
-    here = probe(engine, z, state.inverse, data, work)
-    return expected(here.gradient, here.em_step, pairs) if here.finite else np.inf
+    ascent = free_size(engine.density, data, engine.plan.ascent)
+    place = Place(z, probe(engine, z, np.zeros((ascent, ascent), z.dtype), data, work))
+    return place if place.here.finite else None
+
+
+def state_of(engine: Engine, params: Params, place: Place) -> EMState:
+    """The state at ``params``, where the pass of ``place`` was made and is not counted yet."""
+    point = np.concatenate([np.ravel(params[name]) for name in sorted(params)])
+    return _state(0, point, place.here, 0, RUNNING)
 
 
 def hasten(
-    engine: Engine, state: EMState, data: Data, pace: Pace, pairs: deque[Pair]
+    engine: Engine,
+    state: EMState,
+    data: Data,
+    pace: Pace,
+    pairs: deque[Pair],
+    place: Place | None = None,
 ) -> tuple[EMState, list[float], Any]:
     """Quasi-Newton moves from ``state`` until a stop or until as many steps as ``pace`` allows.
 
-    ``pairs`` is what is known of the curvature, and is added to. Returns the state, the log joint
+    ``pairs`` is what is known of the curvature, and is added to. ``place``: the pass at the state,
+    where it was made already. Returns the state, the log joint
     after each pass and the components there. Where unconstrained coordinates end (a weight of 0),
     the state comes back as it was and no components, for plain steps to go on. An interrupt is a
     stop.
     """
     params = engine.unflatten(np.asarray(state.point))
     z = np.asarray(to_free(engine.density, params, data))
-    here = probe(engine, z, state.inverse, data, pace.work)
-    if not here.finite:
+    at = place or Place(z, probe(engine, z, state.inverse, data, pace.work))
+    if not at.here.finite:
         return state, [], None
-    noise = float(here.noise)
-    history, left = [float(here.log_joint)], np.inf
+    noise = float(at.here.noise)
+    history, left = [float(at.here.log_joint)], np.inf
     calm, stop = 0, RUNNING
     try:
         while int(state.steps) + len(history) < pace.until:
-            before, left = left, remaining(here.gradient, here.em_step, pairs)
+            before, left = left, remaining(at.here.gradient, at.here.em_step, pairs)
+            soon = prolonged(at.here.gradient, at.here.em_step)
             lost = len(history) > 1 and history[-1] <= history[-2] + noise
-            if left < pace.tol / SAFETY or (lost and before <= left <= noise):
+            if max(left * SAFETY, soon) < pace.tol or (lost and before <= left <= noise):
                 calm += 1
             elif not lost:
                 calm = 0
             if calm == 2:
                 stop = CONVERGED
                 break
-            there = _next(engine, z, here, pairs, data, history, noise, pace.work)
+            there = _next(engine, at, pairs, data, history, noise, pace.work)
             if there is None:
                 break
-            z, here = there
+            at = there
     except KeyboardInterrupt:
         stop = INTERRUPTED
-    point, leaves = _arrived(engine, z, data._replace(rows=None))
-    return _state(state, point, here, len(history), stop), history, leaves
+    point, leaves = _arrived(engine, at.z, data._replace(rows=None))
+    return _state(int(state.steps), point, at.here, len(history), stop), history, leaves
 
 
 def _next(
     engine: Engine,
-    z: np.ndarray,
-    here: Probe,
+    at: Place,
     pairs: deque[Pair],
     data: Data,
     history: list[float],
     noise: float,
     work: float,
-) -> tuple[np.ndarray, Probe] | None:
+) -> Place | None:
     """Where the quasi-Newton move leads, or the EM step where that falls; None if both fall."""
-    for move in (direction(here.gradient, here.em_step, pairs), here.em_step):
+    z, here, reach = at
+    for move in (direction(here.gradient, here.em_step, pairs, reach), here.em_step):
         there = probe(engine, z + move, here.inverse, data, work)
         history.append(max(history[-1], float(there.log_joint)))
         if there.finite and there.log_joint >= here.log_joint - noise:
             pair = Pair(move, here.gradient - there.gradient, here.em_step - there.em_step)
             if pair.curved:
                 pairs.append(pair)
-            return z + move, there
+            reach = farther(reach, move, here.em_step, pair, float(here.gradient @ move))
+            return Place(z + move, there, reach)
         pairs.clear()
+        reach = LONGEST
     return None
 
 
@@ -330,8 +357,8 @@ def _arrived(engine: Engine, z: Any, data: Data) -> tuple[jax.Array, dict[str, j
     return ravel_pytree(params)[0], engine.leaves(params, data)
 
 
-def _state(state: EMState, point: jax.Array, here: Probe, passes: int, stop: int) -> EMState:
-    """The state at ``point`` after ``passes`` more E-steps than ``state`` had taken."""
+def _state(steps: int, point: Any, here: Probe, passes: int, stop: int) -> EMState:
+    """The state at ``point``, flat params, after ``passes`` more E-steps than ``steps``."""
     inf = np.full_like(here.log_joint, np.inf)
     return EMState(
         point,
@@ -344,7 +371,7 @@ def _state(state: EMState, point: jax.Array, here: Probe, passes: int, stop: int
         move=np.full_like(point, np.inf),
         left=inf,
         calm=np.int32(0),
-        steps=np.int32(int(state.steps) + passes),
+        steps=np.int32(steps + passes),
         stop=np.int32(stop),
     )
 

@@ -4,7 +4,10 @@ On many rows the search runs on a sample of them, weighted up, with the priors o
 the best distinct modes are then carried on with every row. A move takes one cluster away and grows
 a new one from a few neighbouring rows (random swap, Zhao, Hautamaki, Karkkainen & Franti 2012,
 Random swap EM algorithm for Gaussian mixture models, Pattern Recognition Letters 33); a few EM
-steps tell whether it leads anywhere. What counts as better is decided among regular modes only.
+steps tell whether it leads anywhere. Where clusters overlap they do not: moves that end higher are
+then still a hundred nats behind. So where the starts disagree some moves are followed to about
+their end whatever they look like, until most come back to where they left. What counts as better
+is decided among regular modes only.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,8 +26,10 @@ from bayesmix.program import Params
 from bayesmix.start import Starts, coded, starts_on
 
 SCOUT = 4096  # rows that the search looks at
-ROUGH = 1e-3  # nats: where runs on a sample stop
-MARGIN = 4.0  # nats that a move may then be behind the best mode
+ROUGH = 1e-5  # nats: where runs on a sample stop; at 1e-3 some ended on ridges, 5 nats short
+MARGIN = 4.0  # nats that a move may be behind the best mode and still be worth finishing
+FOLLOWED, LOOSE = 16, 1.0  # moves without success that are followed however they begin; nats
+TRIED = 4  # of these, after which it counts whether most have only come back
 CARRIED = 4  # distinct modes that are carried on with all rows
 EFFORT = 60_000  # rows times moves without success before the search ends
 MOVES = (32, 300)  # bounds of that number, for USUAL restarts
@@ -131,19 +136,31 @@ def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> It
         return
     n = len(starts.x)
     fewest = min(rows_needed(scout.mixture) + 1, n)
-    agreed = atlas([run.mode for run in runs], scout.mixture)[0].starts >= AGREED * len(runs)
-    patience = np.clip(EFFORT / n, *MOVES) * restarts / USUAL / (4 if agreed else 1)
-    resp, idle = scout.resp(best, n), 0
+    easy = atlas([run.mode for run in runs], scout.mixture)[0].starts >= AGREED * len(runs)
+    usual = np.clip(EFFORT / n, *MOVES)
+    patience = usual * restarts / USUAL / (4 if easy else 1)
+    # Two in a row are followed, one grown from few rows and one from many.
+    every = max(1, round(usual / FOLLOWED))
+    resp, idle, followed, back = scout.resp(best, n), 0, 0, 0
     while idle < patience:
         most = 4 * fewest if idle % 2 else max(4 * fewest, n // starts.K)
         state, history = scout.glance(scout.begin(starts.swap(resp, fewest, min(most, n))))
         idle += 1
-        if not float(state.log_joint) > best.mode.log_joint - MARGIN:
+        enough = best.mode.log_joint - MARGIN
+        if float(state.log_joint) > enough:
+            run = scout.climb(state, history)
+        elif not easy and idle // 2 % every == 0 and (followed < TRIED or 2 * back < followed):
+            followed += 1
+            way, pairs = scout.follow(state, history, LOOSE)
+            if not float(way.state.log_joint) > enough:
+                continue
+            run = scout.climb(way.state, way.history, pairs, way.accelerated)
+            back += len(atlas([best.mode, run.mode], scout.mixture)) == 1
+        else:
             continue
-        run = scout.climb(state, history)
         yield run
         if run.mode.regular and run.mode.log_joint > best.mode.log_joint + scout.tol:
-            best, idle = run, 0
+            best, idle, followed, back = run, 0, 0, 0
             resp = scout.resp(best, n)
 
 
@@ -156,12 +173,12 @@ def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]
     modes = atlas([run.mode for run in runs], climber.mixture)[:CARRIED]
     scouted = [next(run for run in runs if run.mode.params is mode.params) for mode in modes]
     begun = [climber.outlook(run.mode.params, run.pairs) for run in scouted]
-    reached = max(float(state.log_joint) for state, _, _ in begun)
+    reached = max(float(each.state.log_joint) for each in begun)
     carried = []
     ahead = list(zip(modes, scouted, begun, strict=True))
-    for mode, run, (state, history, left) in progress(ahead, "mode"):
+    for mode, run, (state, history, left, place) in progress(ahead, "mode"):
         if float(state.log_joint) + 4 * left >= reached:
-            run = climber.climb(state, history, run.pairs)
+            run = climber.climb(state, history, run.pairs, place=place)
             seen = replace(run.mode, starts=mode.starts, moves=mode.moves)
             carried.append(run._replace(mode=seen))
             if run.stop == INTERRUPTED:

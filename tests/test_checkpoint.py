@@ -69,8 +69,10 @@ def test_a_killed_search_ends_where_it_would_have_ended(
     assert found.converged
     assert found.log_joint == pytest.approx(whole.log_joint, abs=1e-8)
     assert len(found.modes) == len(whole.modes)
-    for name in whole.params:
-        np.testing.assert_allclose(found.params[name], whole.params[name], rtol=1e-4)
+    # Of runs that ended at one mode the highest by rounding gives the clusters their names.
+    here, there = (np.argsort(each.params["loc"]) for each in (found, whole))
+    for name, value in found.params.items():
+        np.testing.assert_allclose(value[here], whole.params[name][there], rtol=1e-4)
     assert len(found.history) == found.steps
     rounding = 64 * np.finfo(float).eps * (1 + abs(found.log_joint))
     assert (np.diff(found.history) >= -rounding).all()
