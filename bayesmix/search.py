@@ -29,7 +29,7 @@ SCOUT = 4096  # rows that the search looks at
 ROUGH = 1e-5  # nats: where runs on a sample stop; at 1e-3 some ended on ridges, 5 nats short
 MARGIN = 4.0  # nats that a move may be behind the best mode and still be worth finishing
 FOLLOWED, LOOSE = 16, 1.0  # moves without success that are followed however they begin; nats
-TRIED = 4  # of these, after which it counts whether most have only come back
+TRIED, COME_BACK = 4, 2 / 3  # of these; and the share that comes back which ends the following
 CARRIED = 4  # distinct modes that are carried on with all rows
 EFFORT = 60_000  # rows times moves without success before the search ends
 MOVES = (32, 300)  # bounds of that number, for USUAL restarts
@@ -147,9 +147,10 @@ def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> It
         state, history = scout.glance(scout.begin(starts.swap(resp, fewest, min(most, n))))
         idle += 1
         enough = best.mode.log_joint - MARGIN
+        leads_away = followed < TRIED or back < COME_BACK * followed
         if float(state.log_joint) > enough:
             run = scout.climb(state, history)
-        elif not easy and idle // 2 % every == 0 and (followed < TRIED or 2 * back < followed):
+        elif not easy and leads_away and idle // 2 % every == 0:
             followed += 1
             way, pairs = scout.follow(state, history, LOOSE)
             if not float(way.state.log_joint) > enough:
