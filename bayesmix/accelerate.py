@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs
 
 MEMORY = 30
 LONGEST = 50.0  # EM steps that a move may span before longer ones have proved right
@@ -82,12 +82,11 @@ def _uphill(gradient: np.ndarray, em_step: np.ndarray, pairs: Iterable[Pair]) ->
     if not known:
         return em_step
     S, Y, E = (np.array([getattr(pair, name) for pair in known]) for name in ("s", "y", "e"))
-    inner = S @ Y.T
-    upper, bends = np.triu(inner), np.diag(inner)
-    back = solve_triangular(upper, S @ gradient, check_finite=False)
+    inner = S @ Y.T  # of which only the upper triangle is looked at
+    back = dtrtrs(inner, S @ gradient)[0]
     start = em_step - back @ E
-    ahead = solve_triangular(upper, bends * back - Y @ start, trans="T", check_finite=False)
-    move = start + ahead @ S
+    ahead = dtrtrs(inner, np.diag(inner) * back - Y @ start, trans=1)[0]
+    move = (start + ahead @ S).astype(em_step.dtype)  # LAPACK's double precision stays inside
     return move if np.isfinite(move).all() and move @ gradient > 0 else em_step
 
 
