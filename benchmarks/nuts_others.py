@@ -118,7 +118,7 @@ def by_nutpie(kind, given, warmup, draws):
 HEAD = {
     "normals": "vector[N] x; real centre; real spread; real middle;",
     "counts": "array[N] int x;",
-    "items": "int D; array[N, D] int x;",
+    "items": "int D; matrix[N, D] x;",
     "multivariate": "int D; matrix[N, D] x; real centre; real spread;",
 }
 PARAMETERS = {
@@ -148,8 +148,11 @@ ROWS = """for (n in 1:N) {{
 LIKELIHOOD = {
     "normals": ROWS.format("normal_lpdf(x[n] | loc[k], scale[k])"),
     "counts": ROWS.format("poisson_lpmf(x[n] | rate[k])"),
-    "items": ROWS.format("bernoulli_lpmf(x[n] | probs[k])"),
-    # One solve for all rows: multi_normal_cholesky of each would solve for them one by one.
+    # One product or solve for all rows, as densities of vectors would take them one by one.
+    "items": """matrix[K, N] score;
+      for (k in 1:K)
+        score[k] = (log_weights[k] + x * log(probs[k]) + (1 - x) * log1m(probs[k]))';
+      for (n in 1:N) target += log_sum_exp(score[, n]);""",
     "multivariate": """matrix[K, N] score;
       for (k in 1:K) {
         matrix[D, N] z = mdivide_left_tri_low(factor[k], x' - rep_matrix(loc[k], N));
