@@ -79,14 +79,15 @@ def machine(density: Density, warmup: int, target: float, whitened: bool, togeth
 def side_by_side(density: Density, data: Data, chains: int, waiting: bool) -> bool:
     """Whether all chains share each pass over the data, or go one after the other.
 
-    Sharing saves the fixed cost of a pass, but pays only where the scores of all chains for a
-    chunk of rows stay in the cache, or nearly so; and with ``waiting``, chains that share wait for
-    the longest trajectory. (CPU; accelerators have no such cache and take all at once.)
+    Sharing saves the fixed cost of a pass and is compiled faster, as long as the scores of all
+    chains for a chunk of rows stay in the caches; with ``waiting``, chains that share wait for the
+    longest trajectory, so there the smallest cache counts. (CPU; accelerators have no such caches
+    and take all at once.)
     """
     if platform() != "cpu":
         return True
     rows = density.at_once(data) or cells_of(data)
-    return bool(rows * density.K * chains * 8 <= (1 if waiting else 2) * CACHED)
+    return bool(rows * density.K * chains * 8 <= (1 if waiting else 4) * CACHED)
 
 
 def _noted(state: Any) -> dict[str, Any]:
