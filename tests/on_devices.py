@@ -3,10 +3,13 @@
 python tests/on_devices.py full                       all devices of this process
 python tests/on_devices.py full address number count  one of several processes
 python tests/on_devices.py nuts                       potential, gradient and draws of NUTS
+python tests/on_devices.py chains                     draws of NUTS by chains on devices
 """
 
 import json
 import sys
+from typing import ClassVar
+from unittest.mock import patch
 
 import jax
 import numpy as np
@@ -17,6 +20,8 @@ if __name__ == "__main__" and len(sys.argv) > 2:
 
 import bayesmix as bm
 from bayesmix.curvature import evaluate, free_vector
+from bayesmix.nuts import sampler, session
+from bayesmix.nuts.record import Memory
 
 
 def rows():
@@ -71,7 +76,34 @@ def sample(x):
     }
 
 
-if __name__ == "__main__":
+class Watched(Memory):
+    """A record that notes on how many devices the chains' points lie."""
+
+    places: ClassVar[set] = set()
+
+    def add(self, phase, block, states):
+        self.places.add(len(jax.tree.leaves(states)[0].sharding.device_set))
+        super().add(phase, block, states)
+
+
+def chains(x):
+    """A few draws of both kinds of moves, side by side and in turn, and where the chains lay."""
+    program, found = bm.models.gaussian(2, covariance="tied"), {}
+    em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), x)
+    for kernel, together in (("auto", True), ("auto", False), ("nuts", True)):
+        run = bm.NUTS(program, kernel=kernel, warmup=4, draws=3, progress_bar=False).run
+        with (
+            patch.object(session, "side_by_side", lambda *_, answer=together: answer),
+            patch.object(sampler, "Memory", Watched),
+        ):
+            nuts = run(jax.random.key(2), x, start=em)
+        found[f"{kernel} {together}"] = nuts.samples["loc"].tolist()
+    return found | {"devices": sorted(Watched.places)}
+
+
+if __name__ == "__main__" and sys.argv[1] == "chains":
+    print(json.dumps(chains(rows()[:2000])))
+elif __name__ == "__main__":
     with jax.enable_x64(True):
         x = spread(rows()[:10_000])
     assert len(x.sharding.device_set) == 2

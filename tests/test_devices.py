@@ -70,3 +70,12 @@ def test_nuts_on_two_devices_is_nuts_on_one():
     np.testing.assert_allclose(ours["gradient"], gradient, rtol=0, atol=ROUNDING * scale)
     for name in ("lp", "loc"):
         np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_chains_on_two_devices_draw_what_they_draw_on_one():
+    """Both kinds of moves, chains side by side and in turn; rows that are not spread."""
+    expected = on_devices.chains(on_devices.rows()[:2000])
+    ours = answer(start("chains", devices=2))
+    assert (expected.pop("devices"), ours.pop("devices")) == ([1], [2])
+    for way, loc in expected.items():
+        np.testing.assert_allclose(ours[way], loc, rtol=1e-8, err_msg=way)

@@ -23,7 +23,7 @@ from numpyro.infer.util import ParamInfo
 from bayesmix.coordinates import free_log_density
 from bayesmix.density import Data, Density
 from bayesmix.effort import SAMPLE, cells_of, compiled
-from bayesmix.nuts.kernel import BLOCK
+from bayesmix.nuts.kernel import BLOCK, of_all
 
 # The total angle of a move. At 108 degrees a mean has 1.9 effective draws for each draw (those that
 # follow each other are negatively correlated), a variance 0.8; at 90 both have 1.
@@ -79,13 +79,12 @@ def unfit(walk: Walk) -> bool:
 
 
 @lru_cache(maxsize=32)
-def machine(density: Density, together: bool) -> Any:
+def machine(density: Density, together: bool, devices: int) -> Any:
     """Compiled advance(walk, count, warmup, target, data, centre, factor) for one program.
 
     It makes ``count`` (at most BLOCK) moves of every chain and returns the walk and what is noted
-    of each, (BLOCK, chain, ...). together : chains side by side in every pass over the data.
+    of each, (BLOCK, chain, ...). together, devices : as in ``of_all``.
     """
-
     effort = SAMPLE if together else None  # a single chain's loop takes twice as long with it
 
     @compiled(lambda walk, count, warmup, target, data, *_: cells_of(data), (), SAMPLE, effort)
@@ -95,8 +94,7 @@ def machine(density: Density, together: bool) -> Any:
         def height(u: jax.Array) -> jax.Array:
             return -free_log_density(density, centre + factor @ u, data)
 
-        one = jax.value_and_grad(height)
-        field = jax.vmap(one) if together else lambda u: jax.lax.map(one, u)
+        field = of_all(jax.value_and_grad(height), together, devices)
 
         def once(i: Any, carry: Any) -> Any:
             walk, kept = carry

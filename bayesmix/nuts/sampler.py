@@ -21,6 +21,7 @@ from bayesmix.estimate import EMResult
 from bayesmix.laplace import refuse_improper
 from bayesmix.nuts.cells import agreement
 from bayesmix.nuts.divergences import divergences, stays
+from bayesmix.nuts.kernel import devices_for, shared_out
 from bayesmix.nuts.record import Folder, Memory, Record
 from bayesmix.nuts.result import NUTSResult
 from bayesmix.nuts.schedule import PATIENCE, outlook, tell, watched
@@ -38,7 +39,8 @@ SAME = {"float64": 1e-9, "float32": 1e-3}
 class NUTS:
     """Posterior sampling; ``NUTS(program).run(key, *data, start=em)`` returns a NUTSResult.
 
-    chains, draws : chains run side by side (vectorised); draws kept per chain.
+    chains, draws : chains run side by side (vectorised), shared out among several devices if there
+        are and the rows are not; draws kept per chain.
     warmup : transitions per chain to adapt in; by default 150 (of the step size) when a mode's
         curvature is known beforehand and 1000 when not.
     metric : "curvature", that of the log joint at the mode where a chain begins, or "adapted", by
@@ -171,13 +173,16 @@ class NUTS:
         kernels = KERNELS[self.kernel] if whitened else ("ordinary",)
         first = self._first(mixture, starts, kernels[0])
         self._check_same(record, first)
+        mesh = devices_for(data_of(mixture), self.chains)
+        everywhere = partial(shared_out, chains=None, mesh=mesh)
         session = Session(
             density=density_of(mixture),
-            data=data_of(mixture),
-            centre=jnp.asarray(starts.frame.centre, float),
-            factor=jnp.asarray(starts.frame.factor, float),
+            data=everywhere(data_of(mixture)),
+            centre=everywhere(jnp.asarray(starts.frame.centre, float)),
+            factor=everywhere(jnp.asarray(starts.frame.factor, float)),
             key=key,
             chains=self.chains,
+            mesh=mesh,
             record=record,
             warmup=self.warmup,
             draws=self.draws,

@@ -11,7 +11,7 @@ from numpyro.infer.util import ParamInfo
 
 from bayesmix.density import Data, Density
 from bayesmix.nuts import orbits
-from bayesmix.nuts.kernel import constrainer, machine, side_by_side
+from bayesmix.nuts.kernel import constrainer, machine, shared_out, side_by_side
 from bayesmix.nuts.record import RECENT, Block, Record
 from bayesmix.nuts.schedule import schedule
 
@@ -42,6 +42,7 @@ MISFIT = {
 class Session:
     """What a run needs. centre (n,) and factor (n, n) are the frame's.
 
+    mesh : the devices that the chains are shared out among, or None for one.
     warmup : transitions to adapt in, or None for as many as the adaptation takes by itself.
     """
 
@@ -51,6 +52,7 @@ class Session:
     factor: Any
     key: Any
     chains: int
+    mesh: Any
     record: Record
     warmup: int | None
     draws: int
@@ -90,28 +92,30 @@ class Session:
         beyond their own warm-up and the draws after it.
         """
         waiting = kernel != "orbits"
-        together = side_by_side(self.density, self.data, self.chains, waiting)
+        devices = 1 if self.mesh is None else self.mesh.size
+        together = side_by_side(self.density, self.data, self.chains // devices, waiting)
         frame = (self.data, self.centre, self.factor)
         if kernel == "orbits":
             states: Any = orbits.begun(first, self.key)
             enough = max(orbits.ENOUGH, self.target_accept)
-            move = orbits.machine(self.density, together)
+            move = orbits.machine(self.density, together, devices)
             advance = partial(_with_frame, move, (np.int32(warmup), enough, *frame))
         else:
             whitened = kernel == "whitened"
-            begin, move = machine(self.density, warmup, self.target_accept, whitened, together)
+            adaptation = (warmup, self.target_accept, whitened)
+            begin, move = machine(self.density, *adaptation, together, devices)
             states = begin(jax.random.split(self.key, self.chains), first, *frame)
             advance = partial(_with_frame, move, frame)
         if before < self.record.done["warmup"] <= before + warmup:
             states = self.record.resume(states)
-        return advance, states
+        return advance, shared_out(states, self.chains, self.mesh)
 
     def _fill(self, phase: str, goal: int, advance: Any, states: Any) -> Any:
         """The states when the record has ``goal`` transitions of the phase."""
         constrain = constrainer(self.density)
         for count in schedule(phase, self.record.done, goal, self.progress_bar):
             states, kept = advance(states, count)
-            u = kept.pop("u")
+            u = np.asarray(kept.pop("u"))
             sites = constrain(u.reshape(-1, u.shape[-1]), self.data, self.centre, self.factor)
             self.record.add(phase, _block(sites, kept, count), states)
         return states
