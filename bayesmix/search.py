@@ -28,7 +28,7 @@ from bayesmix.start import Starts, coded, starts_on
 SCOUT = 4096  # rows that the search looks at
 ROUGH = 1e-5  # nats: where runs on a sample stop; at 1e-3 some ended on ridges, 5 nats short
 MARGIN = 4.0  # nats that a move may be behind the best mode and still be worth finishing
-FOLLOWED, LOOSE = 16, 1.0  # moves without success that are followed however they begin; nats
+FOLLOWED, LOOSE = 8, 1.0  # moves without success that are followed however they begin; nats
 TRIED, COME_BACK = 4, 2 / 3  # of these; and the share that comes back which ends the following
 CARRIED = 4  # distinct modes that are carried on with all rows
 EFFORT = 60_000  # rows times moves without success before the search ends
