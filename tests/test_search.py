@@ -261,6 +261,25 @@ def test_every_seed_finds_the_best_regular_mode_of_iris(K):
         assert all(mode.reason for mode in found.modes if not mode.regular)
 
 
+@pytest.mark.parametrize(("K", "disagree"), [(2, False), (3, True)])
+def test_moves_are_followed_where_starts_disagree(monkeypatch, K, disagree):
+    """And only there; each that was followed to within reach of the best is among the modes."""
+    follow, ends = climb.Climber.follow, []
+
+    def noted(self, *args):
+        way, pairs = follow(self, *args)
+        ends.append(float(way.state.log_joint))
+        return way, pairs
+
+    monkeypatch.setattr(climb.Climber, "follow", noted)
+    em = bm.EM(bm.models.gaussian(K), progress_bar=False)
+    em = em.run(jax.random.key(0), bm.datasets.load_faithful())
+    assert (em.modes[0].starts < 16 * search.AGREED) == disagree
+    assert bool(ends) == disagree
+    close = sum(end > em.log_joint - search.MARGIN for end in ends)
+    assert sum(mode.moves for mode in em.modes) >= close
+
+
 def test_large_data_are_searched_on_a_sample_and_finished_on_all_rows():
     rng = np.random.default_rng(3)
     centres = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
