@@ -95,6 +95,21 @@ def test_links_of_sites_to_parameters():
     assert not set(sites["mu0"].feeds) & {"loc", "scale"}
 
 
+def test_computed_parameters_of_a_family_of_its_own_are_not_fed():
+    """The factor of a covariance that the program gives, as where all clusters are of a family."""
+
+    def program(x):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+        cov = numpyro.sample("cov", dist.InverseWishart(5.0, scale_matrix=jnp.eye(2)))
+        noise = dist.MultivariateNormal(jnp.zeros(2), 100 * jnp.eye(2))
+        parts = [dist.MultivariateNormal(jnp.zeros(2), covariance_matrix=cov), noise]
+        with numpyro.plate("obs_id", len(x)):
+            numpyro.sample("x", dist.MixtureGeneral(dist.Categorical(weights), parts), obs=x)
+
+    sites = bm.trace(program, np.ones((5, 2))).sites
+    assert sites["cov"].feeds == ("covariance_matrix[0]",)
+
+
 def test_weights_of_rows():
     scaled = BY_ID["normal_scaled_rows"]
     np.testing.assert_array_equal(mixture_of(scaled).weights, scaled.args[1])

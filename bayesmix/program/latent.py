@@ -151,9 +151,8 @@ def _leaves(reading: Reading) -> Iterator[tuple[str, Node]]:
     families = reading.leaves if len(reading.leaves) > 1 else reading.leaves[:1]
     for number, family in enumerate(families):
         suffix = f"[{number}]" if len(families) > 1 else ""
-        for name, node in family.items():
-            leaf = name + suffix
+        for leaf, node in family.items():
             plain, bracket, part = leaf.partition("[")
             given = {source + bracket + part for source in COMPUTED.get(plain, ())}
-            if not given & set(families[0]):  # else computed from what the program gave
-                yield leaf, node
+            if not given & set(family):  # else computed from what the program gave
+                yield leaf + suffix, node
