@@ -27,13 +27,13 @@ def impute(result: EMResult | NUTSResult, key: Any = None, *, draws: int | None 
 
     Without ``draws``: conditional means E[x | observed cells], the most probable category of a
     categorical cell; at the MAP, or averaged over the posterior draws of NUTS. A table of the
-    columns comes back as one, with its index; else an array of the data's shape, several observed
-    sites side by side.
+    columns comes back as one, with its index, and columns of text as pandas Categoricals; else an
+    array of the data's shape, several observed sites side by side.
 
     With ``draws``, and a random key: an xarray.DataArray (draw, obs_id, feature) of that many
-    completed data sets, for multiple imputation (Rubin 1987). Each of NUTS's is from a posterior
-    draw of its own, so that they differ as much as one should be unsure; EM's are all at the MAP,
-    which leaves the uncertainty of the parameters out.
+    completed data sets, for multiple imputation (Rubin 1987); text is numbered as its attrs say.
+    Each of NUTS's is from a posterior draw of its own, so that they differ as much as one should be
+    unsure; EM's are all at the MAP, which leaves the uncertainty of the parameters out.
 
     Raises ValueError for programs with several axes of rows or with groups, and for draws without
     a key.
@@ -205,7 +205,11 @@ def _as_given(mixture: Mixture, values: np.ndarray) -> Any:
         return values
     import pandas as pd
 
-    return pd.DataFrame(values, index=mixture.index, columns=list(mixture.columns))
+    table = pd.DataFrame(values, index=mixture.index, columns=list(mixture.columns))
+    for name, levels in mixture.levels.items():
+        codes = np.round(table[name].to_numpy()).astype(int)
+        table[name] = pd.Categorical.from_codes(codes, categories=list(levels))
+    return table
 
 
 def _array(mixture: Mixture, values: np.ndarray) -> Any:
@@ -217,4 +221,5 @@ def _array(mixture: Mixture, values: np.ndarray) -> Any:
         coords[dims[-1]] = list(mixture.columns)
     if mixture.index is not None:
         coords[dims[1]] = list(mixture.index)
-    return xr.DataArray(values, dims=dims, coords=coords)
+    levels = {f"levels of {name}": list(map(str, own)) for name, own in mixture.levels.items()}
+    return xr.DataArray(values, dims=dims, coords=coords, attrs=levels)

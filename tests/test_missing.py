@@ -156,6 +156,23 @@ def test_the_covariance_of_available_pairs():
     np.linalg.cholesky(damped)
 
 
+def _check_names(em, table):
+    """The columns and categories of the table, in what is filled in and in the tree."""
+    filled = bm.impute(em)
+    assert list(filled.columns) == list(table.columns)
+    assert list(filled["region"].cat.categories) == ["north", "south"]
+    seen = table["region"].notna()
+    assert (filled["region"][seen].astype(str) == table["region"][seen]).all()
+    resp, probs = em.responsibilities[1], em.params["region_probs"]
+    assert filled["region"][1] == ("north", "south")[(resp @ probs).argmax()]
+    drawn = bm.impute(em, jax.random.key(0), draws=2)
+    assert list(drawn["feature"].values) == list(table.columns)
+    assert drawn.attrs["levels of region"] == ["north", "south"]
+    tree = em.to_datatree()
+    assert list(tree["posterior"]["region_level"].values) == ["north", "south"]
+    assert tree["observed_data"]["region"].attrs["levels"] == ["north", "south"]
+
+
 def test_mixed_columns_may_have_gaps():
     """Codes, text and pandas' NA; what is missing is no category."""
     table = pd.DataFrame(
@@ -171,6 +188,7 @@ def test_mixed_columns_may_have_gaps():
     gaps = int(table.isna().to_numpy().sum())
     assert f"{gaps} missing cells" in em.notes[-1]
     assert em.params["region_probs"].shape == (2, 2)
+    _check_names(em, table)
     row = pd.DataFrame({"size": [0.5], "visits": [None], "region": [None], "smoker": [None]})
     with x64():
         size = dist.Normal(em.params["size_loc"], np.sqrt(em.params["size_var"])).log_prob(0.5)

@@ -250,7 +250,7 @@ def test_rows_keep_their_names_and_columns_are_drawn(people):
     mixture = bm.trace(people.mixture.program, named)
     assert list(mixture.index[:2]) == ["row 0", "row 1"]
     view = view_of(people)
-    assert view.columns[0] == "height_weight[0]"
+    assert view.columns[0] == "height"
     assert view.columns[2:] == ("visits", "wait", "smoker", "region")
     np.testing.assert_array_equal(view.data[:, 2], TABLE["visits"])
     picture = bm.plots.clusters(people, columns=["visits", "wait"])

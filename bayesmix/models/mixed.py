@@ -62,7 +62,8 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
 
     table : a DataFrame with these columns, or {name: values}; other columns are left alone. Text
     and categories are numbered in sorted order (a pandas Categorical keeps its own), and new data
-    are numbered in the same way. `weights` (K,) ~ Dirichlet(2, ...).
+    are numbered in the same way; results are labelled with them. `weights` (K,) ~
+    Dirichlet(2, ...).
 
     Missing values (NaN, None, NA) are integrated out. Raises ValueError naming the column: not
     there, not a number, without any value, a third value in a "bernoulli" column, a category that
@@ -94,8 +95,14 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
 
 @once
 def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
-    def program(table: Mapping[str, Any], levels: Mapping[str, Any] | None = None) -> None:
-        """Independent columns given the assignment z; `levels`: the categories by column."""
+    def program(
+        table: Mapping[str, Any],
+        levels: Mapping[str, Any] | None = None,
+        coords: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Independent columns given the assignment z; `levels`: the categories by column, `coords`:
+        what the axes of sites are called.
+        """
         levels = levels or {}
         data = {names: _values(table, names, kind) for names, kind in blocks}
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION[prior])))
@@ -116,7 +123,8 @@ def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
     def prepare(table: Any, levels: Mapping[str, Any] | None = None) -> Any:
         """The program's arguments: the columns as numbers, and the categories they stand for."""
         known = dict(levels or {})
-        return (_numbers(table, blocks, known),), {"levels": known}
+        numbers = _numbers(table, blocks, known)
+        return (numbers,), {"levels": known, "coords": _coords(blocks, known)}
 
     program.prepare = prepare  # type: ignore[attr-defined]
     program.__name__ = program.__qualname__ = "mixed"
@@ -138,8 +146,14 @@ class Kind(NamedTuple):
 def _gaussian_sites(form: str) -> Callable[..., dict[str, jax.Array]]:
     def sites(name: str, x: jax.Array, K: int, prior: str, levels: None) -> dict[str, jax.Array]:
         own = FORMS[form]
-        spread = numpyro.sample(f"{name}_{own.site}", own.spread[prior](x, K))
-        return {"loc": numpyro.sample(f"{name}_loc", own.loc[prior](x, spread)), own.site: spread}
+        axes = [f"{name}_column", f"{name}_column_2"] if x.ndim > 1 else []
+        spread = numpyro.sample(
+            f"{name}_{own.site}", own.spread[prior](x, K), infer={"event_dims": axes}
+        )
+        loc = numpyro.sample(
+            f"{name}_loc", own.loc[prior](x, spread), infer={"event_dims": axes[:1]}
+        )
+        return {"loc": loc, own.site: spread}
 
     return sites
 
@@ -168,7 +182,8 @@ def _answer_sites(name: str, x: jax.Array, K: int, prior: str, levels: Any) -> d
 def _category_sites(
     name: str, x: jax.Array, K: int, prior: str, levels: int
 ) -> dict[str, jax.Array]:
-    return {"probs": numpyro.sample(f"{name}_probs", categories_prior(x, levels, prior))}
+    own, axes = categories_prior(x, levels, prior), [f"{name}_level"]
+    return {"probs": numpyro.sample(f"{name}_probs", own, infer={"event_dims": axes})}
 
 
 def _column_sites(form: Form) -> Callable[..., dict[str, jax.Array]]:
@@ -201,6 +216,18 @@ def _values(table: Mapping[str, Any], names: tuple[str, ...], kind: str) -> jax.
         return whole(jnp.asarray(table[names[0]]))
     columns = [jnp.asarray(table[n], float) for n in names]
     return columns[0] if kind != "gaussian" else jnp.stack(columns, -1)
+
+
+def _coords(blocks: tuple[Block, ...], levels: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """{axis: labels}: the columns of the table and of each block of several, the categories."""
+    found = {"feature": tuple(str(name) for names, _ in blocks for name in names)}
+    for names, kind in blocks:
+        block, own = "_".join(map(str, names)), tuple(map(str, names))
+        if kind == "gaussian":
+            found |= dict.fromkeys((f"{block}_column", f"{block}_column_2", f"{block}_dim_0"), own)
+        elif kind == "categorical":
+            found[f"{block}_level"] = tuple(map(str, levels[names[0]]))
+    return found
 
 
 def _numbers(table: Any, blocks: tuple[Block, ...], levels: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def data_groups(layout: Layout, mixture: Any) -> dict[str, xarray.Dataset]:
     """The observed sites; row weights and known labels, where there are any."""
     values = {site.name: np.asarray(site.value) for site in mixture.observed}
     groups = {"observed_data": layout.observations(values, sample=())}
+    for site, levels in mixture.levels.items():
+        groups["observed_data"][layout.names[site]].attrs["levels"] = [str(name) for name in levels]
     constant = {
         name: np.broadcast_to(np.asarray(value, np.float64), mixture.rows)
         for name, value in (("weights", mixture.weights), ("labels", mixture.labels))

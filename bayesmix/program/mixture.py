@@ -120,7 +120,7 @@ class Mixture:
     @property
     def columns(self) -> tuple[str, ...] | None:
         """The names of the observed columns, where the data came as a table that has them."""
-        names = self.arguments.columns
+        names = self.arguments.columns or self.coords.get("feature")
         width = self.event_shape[-1] if self.event_shape else 1
         return names if names is not None and len(names) == width else None
 
@@ -129,6 +129,13 @@ class Mixture:
         """{dim: labels} of the sites' axes, from a program that names them as it reads tables."""
         named = self.arguments.rebuild(self.arguments.arrays)[1].get("coords")
         return named if hasattr(self.program, "prepare") and named else {}
+
+    @property
+    def levels(self) -> dict[str, tuple[Any, ...]]:
+        """{observed site: categories, by their numbers}, from a program that numbers them."""
+        named = self.arguments.rebuild(self.arguments.arrays)[1].get("levels")
+        known = named if hasattr(self.program, "prepare") and named else {}
+        return {site.name: known[site.name] for site in self.observed if site.name in known}
 
     @property
     def index(self) -> Any:
