@@ -42,7 +42,7 @@ CASES = (
     Case(100_000, 8, 8, "tied", steps=10, pairs=2),
     Case(100_000, 8, 8, "spherical", steps=10, pairs=2),
     Case(100_000, 32, 32, steps=3, seeds=5),
-    Case(1_000_000, 2, 50, steps=4),
+    Case(1_000_000, 2, 50, steps=3),
     Case(1_000_000, 16, 16, steps=6, climbs=1),
     Case(1_000_000, 1, 5, steps=6, seeds=5, climbs=1),
     Case(10_000, 2, 5, steps=100, pairs=2, dtype="float32"),
