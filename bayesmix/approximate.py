@@ -22,7 +22,9 @@ from bayesmix.draws import systematic
 from bayesmix.estimate import EMResult
 from bayesmix.importance import FEWEST, bound, in_cell, log_mean, smoothed
 from bayesmix.laplace import Geometry, climb, refuse_improper
+from bayesmix.portrait import portrait
 from bayesmix.program import Mixture
+from bayesmix.sheet import Sheet, Table
 from bayesmix.symmetry import aligned, exchangeable, log_order
 
 MOST_MODES = 16
@@ -128,8 +130,18 @@ class LaplaceResult:
 
         return arviz_stats.summary(self._relabelled, kind="stats", round_to="none")
 
-    def __repr__(self) -> str:
-        lines = [
+    @property
+    def standard_errors(self) -> dict[str, np.ndarray]:
+        """{site: array} as EM's params: standard deviations of the weighted draws."""
+        weights, found = np.exp(self.log_weights), {}
+        for name, value in self.params.items():
+            deviation = value - np.tensordot(weights, value, 1)
+            found[name] = np.sqrt(np.tensordot(weights, deviation**2, 1))
+        return found
+
+    def _sheet(self) -> Sheet:
+        tables, left = portrait(self.mixture, self.standard_errors, self.start.modes[0].counts)
+        lines: list[str | Table] = [
             f"Laplace approximation of {self.mixture.name!r}: {self.mixture.K} "
             f"{self.mixture.family}, {self.mixture.N} rows",
             f"{len(self.log_weights)} draws in {self.seconds:.2f} s",
@@ -140,9 +152,18 @@ class LaplaceResult:
                 f"{each.share:.3f}, corrected {each.corrected:.3f}"
                 for each in self.modes
             ),
+            "standard errors:",
+            *tables,
+            *left,
             *(f"note: {note}" for note in self.notes),
         ]
-        return "\n".join(lines)
+        return Sheet(tuple(lines))
+
+    def __repr__(self) -> str:
+        return self._sheet().lines
+
+    def _repr_html_(self) -> str:
+        return self._sheet().markup()
 
 
 def laplace(

@@ -22,7 +22,8 @@ class Arguments:
     """A program's arguments, flat: ``arrays`` are data, ``rebuild(arrays)`` gives args, kwargs.
 
     ``columns`` and ``index`` are the names that came with the first table among them; ``mesh`` is
-    over the devices that hold the first array that is spread over several, or None.
+    over the devices that hold the first array that is spread over several, or None. ``tables`` are
+    the columns of every table, by the name of the argument.
     """
 
     leaves: tuple[Any, ...]
@@ -30,6 +31,7 @@ class Arguments:
     columns: tuple[str, ...] | None
     index: Any
     mesh: Any = None
+    tables: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def arrays(self) -> list[Any]:
@@ -39,7 +41,7 @@ class Arguments:
     @property
     def names(self) -> dict[str, Any]:
         """The names of columns and rows."""
-        return {"columns": self.columns, "index": self.index}
+        return {"columns": self.columns, "index": self.index, "tables": self.tables}
 
     def rebuild(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         fresh = iter(arrays)
@@ -81,7 +83,13 @@ def read_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     named = {name: _convert(a, f"argument {name!r}") for name, a in kwargs.items()}
     leaves, treedef = jax.tree.flatten((positional, named), is_leaf=lambda leaf: leaf is None)
     index = row_labels_of(args, kwargs)
-    return Arguments(tuple(leaves), treedef, columns, index, _mesh((args, kwargs)))
+    every = {f"argument {i + 1}": a for i, a in enumerate(args)} | kwargs
+    tables = tuple(
+        (where, tuple(map(str, table.columns)))
+        for where, table in every.items()
+        if _is_table(table) and hasattr(table, "columns")
+    )
+    return Arguments(tuple(leaves), treedef, columns, index, _mesh((args, kwargs)), tables)
 
 
 def row_labels_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> np.ndarray | None:

@@ -27,9 +27,11 @@ from bayesmix.estimate import EMResult
 from bayesmix.modes import judge
 from bayesmix.mstep import plan_for
 from bayesmix.mstep.ascent import climb
+from bayesmix.portrait import portrait
 from bayesmix.program import Mixture, Params
 from bayesmix.relabel.blocks import Responsibilities
 from bayesmix.relabel.methods import align, disagreement
+from bayesmix.sheet import Sheet, Table
 from bayesmix.symmetry import exchangeable, permute_draws
 
 WEIGHTS = ("dirichlet", "multinomial")
@@ -84,15 +86,30 @@ class BootstrapResult:
 
         return arviz_stats.summary(self._tree, kind="stats", round_to="none")
 
-    def __repr__(self) -> str:
+    @property
+    def standard_errors(self) -> dict[str, np.ndarray]:
+        """{site: array} as EM's params: standard deviations of the replicates."""
+        return {name: value.std(0, ddof=1) for name, value in self.params.items()}
+
+    def _sheet(self) -> Sheet:
         draws = len(self.sample_stats["converged"])
-        lines = [
+        tables, left = portrait(self.mixture, self.standard_errors, self.start.modes[0].counts)
+        lines: list[str | Table] = [
             f"Bootstrap of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
             f"{self.mixture.N} rows",
             f"{draws} replicates in {self.seconds:.2f} s, row weights {self.settings['weights']}",
+            "standard errors:",
+            *tables,
+            *left,
             *(f"note: {note}" for note in self.notes),
         ]
-        return "\n".join(lines)
+        return Sheet(tuple(lines))
+
+    def __repr__(self) -> str:
+        return self._sheet().lines
+
+    def _repr_html_(self) -> str:
+        return self._sheet().markup()
 
 
 def bootstrap(

@@ -59,20 +59,36 @@ def new_arguments(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any
         fitted = mixture.arguments.rebuild(mixture.arguments.arrays)[1]
         return arguments_of(mixture.program, args, {"levels": fitted["levels"], **kwargs})
     found = arguments_of(mixture.program, args, kwargs)
-    _check_columns(mixture.arguments.columns, found.columns)
-    return found
+    _check_columns(mixture.arguments, found)
+    if found.treedef != mixture.arguments.treedef:
+        return found
+    leaves = map(_one_column, found.leaves, mixture.arguments.leaves)
+    return replace(found, leaves=tuple(leaves))
 
 
-def _check_columns(fitted: tuple[str, ...] | None, given: tuple[str, ...] | None) -> None:
-    """A table is read by position; a single column may have any name."""
-    if fitted is None or given is None or len(fitted) != len(given) or len(fitted) == 1:
-        return
-    for number, (name, other) in enumerate(zip(fitted, given, strict=True)):
-        if name != other:
-            raise ValueError(
-                f"column {number} of the new data is {other!r}, where {name!r} was fitted: choose "
-                f"the columns {list(fitted)}, in this order"
-            )
+def _one_column(new: Any, fitted: Any) -> Any:
+    """A table of one column and a Series are the same data: the form that was fitted."""
+    if not (isinstance(new, np.ndarray) and isinstance(fitted, np.ndarray)):
+        return new
+    if new.ndim == 2 and new.shape[1] == 1 and fitted.ndim == 1:
+        return new[:, 0]
+    return new[:, None] if new.ndim == 1 and fitted.shape[1:] == (1,) else new
+
+
+def _check_columns(fitted: Arguments, given: Arguments) -> None:
+    """Tables are read by position; a single column may have any name."""
+    known, alone = dict(fitted.tables), len(fitted.tables) == len(given.tables) == 1
+    for where, columns in given.tables:
+        names = fitted.tables[0][1] if alone else known.get(where, columns)
+        if len(names) != len(columns) or len(names) == 1:
+            continue
+        for number, (name, other) in enumerate(zip(names, columns, strict=True)):
+            if name != other:
+                table = "the new data" if alone else f"{where} of the new data"
+                raise ValueError(
+                    f"column {number} of {table} is {other!r}, where {name!r} was fitted: choose "
+                    f"the columns {list(names)}, in this order"
+                )
 
 
 def brought_near(mixture: Mixture) -> Mixture:

@@ -80,6 +80,14 @@ class Sheet:
 
     parts: tuple[str | Table, ...]
 
+    @property
+    def lines(self) -> str:
+        """The lines as they are, one below the other, with the tables."""
+        out: list[str] = []
+        for part in self.parts:
+            out += ["", *part.lines(), ""] if isinstance(part, Table) else [part]
+        return "\n".join(out).strip("\n")
+
     def __str__(self) -> str:
         """Plain text, at most about WIDTH wide; a blank line on either side of a table."""
         out: list[str] = []

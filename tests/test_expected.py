@@ -166,6 +166,32 @@ def test_means_are_those_of_many_simulated_rows(name):
         assert (np.abs(values.mean(0) - mean) < Z * error + ROUNDING).all()
 
 
+def test_a_series_and_a_table_of_one_column_are_the_same_rows():
+    series, table = FRAME["age"], FRAME[["age"]]
+    for fitted, new in ((series, table), (table, series)):
+        em = fit(bm.models.gaussian(2), fitted)
+        np.testing.assert_array_equal(em.predict_proba(new), em.responsibilities)
+
+
+def beside(X, Z):
+    """Two tables: a regression of one column of Z on those of X, weights aside."""
+    with numpyro.plate("cluster", 2):
+        slope = numpyro.sample("slope", dist.Normal(0, 2).expand([X.shape[1]]).to_event(1))
+    mixing = dist.Categorical(probs=jnp.ones(2) / 2)
+    with numpyro.plate("obs_id", len(X)):
+        parts = dist.Normal(X @ slope.T + Z[:, :1], 1.0)
+        numpyro.sample("y", dist.MixtureSameFamily(mixing, parts), obs=Z[:, 1])
+
+
+def test_columns_of_every_table_are_those_of_the_fit():
+    X = pd.DataFrame({"a": AGE, "b": GATE})
+    Z = pd.DataFrame({"c": GATE, "d": Y})
+    em = bm.EM(beside, restarts=1, max_steps=3, progress_bar=False).run(jax.random.key(0), X, Z)
+    em.predict(X[:3], Z[:3])
+    with pytest.raises(ValueError, match="column 0 of argument 2 of the new data is 'd'"):
+        em.predict(X[:3], Z[["d", "c"]][:3])
+
+
 def test_angles_have_no_mean():
     em = fit(bm.models.von_mises(2), np.linspace(-3, 3, 30))
     with pytest.raises(ValueError, match="VonMises components, which have no mean"):

@@ -40,6 +40,19 @@ def test_notebooks_get_the_same_as_html(em):
     assert "weights" in bm.trace(bm.models.gaussian(2), em.mixture.value)._repr_html_()
 
 
+def test_standard_errors_of_draws_are_shown_beside_their_verdict(em):
+    replicates = em.bootstrap(jax.random.key(0), 8)
+    loc = replicates.params["loc"].std(0, ddof=1)
+    assert row_of(repr(replicates), "loc[waiting]") == pytest.approx(loc[:, 1], rel=1e-3)
+    approximate = em.laplace(jax.random.key(0), 200, resample=True)  # equal weights
+    loc = approximate.params["loc"].std(0)
+    assert row_of(repr(approximate), "loc[waiting]") == pytest.approx(loc[:, 1], rel=1e-3)
+    np.testing.assert_allclose(approximate.standard_errors["loc"], loc, rtol=1e-12)
+    for result in (replicates, approximate):
+        assert "standard errors" in result._repr_html_()
+        assert "<th class='bm-r'>cluster 1</th>" in result._repr_html_()
+
+
 def test_what_does_not_fit_is_counted_not_dropped_silently():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(260, 7)) + 9 * rng.integers(0, 12, size=(260, 1))

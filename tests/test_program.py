@@ -384,3 +384,27 @@ def test_errors_of_the_program_itself_come_through():
     with pytest.raises(Exception, match="my own mistake") as caught:
         bm.trace(program, Y)
     assert ZeroDivisionError in {type(caught.value), type(caught.value.__cause__)}
+
+
+def takes_a_log(x):
+    scale = numpyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    loc = jnp.arange(2.0) + np.log(scale)
+    mixing = dist.Categorical(probs=jnp.ones(2) / 2)
+    numpyro.sample("x", dist.MixtureSameFamily(mixing, dist.Normal(loc, 1.0)), obs=x)
+
+
+def takes_a_turn(x):
+    scale = numpyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    if scale > 1:
+        scale = scale / 2
+    mixing = dist.Categorical(probs=jnp.ones(2) / 2)
+    numpyro.sample("x", dist.MixtureSameFamily(mixing, dist.Normal(jnp.arange(2.0), scale)), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [(takes_a_log, r"np\.log\(scale\)"), (takes_a_turn, r"if scale > 1:")],
+)
+def test_the_line_that_needs_a_latent_sites_number_is_named(program, line):
+    with pytest.raises(ValueError, match=f"line .* of '{program.__name__}' .*{line}.* write jnp"):
+        bm.trace(program, np.ones(5))

@@ -245,7 +245,8 @@ def _numbers(table: Any, blocks: tuple[Block, ...], levels: dict[str, Any]) -> d
                 if kind == "bernoulli" and len(own) > 2:
                     raise ValueError(
                         f"column {name!r} is 'bernoulli' but has {len(own)} values "
-                        f"({', '.join(map(repr, own[:4]))}, ...): make it 'categorical'"
+                        f"({', '.join(map(repr, own[:4]))}{', ...' * (len(own) > 4)}): make it "
+                        "'categorical'"
                     )
             found[name] = _checked(name, values)
     sizes = {name: len(values) for name, values in found.items()}

@@ -13,6 +13,7 @@ from bayesmix.estimate import EMResult
 from bayesmix.expected import expected_mean
 from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture
+from bayesmix.sheet import Sheet
 from bayesmix.symmetry import permute_draws
 
 
@@ -134,7 +135,7 @@ class NUTSResult:
         """
         return simulate_posterior(key, self.mixture, self.samples, n)
 
-    def __repr__(self) -> str:
+    def _sheet(self) -> Sheet:
         lines = [
             f"NUTS of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
             f"{self.mixture.N} rows",
@@ -146,7 +147,13 @@ class NUTSResult:
             "summary() for the relabelled posterior, report() for the verdict, "
             "to_datatree() for ArviZ",
         ]
-        return "\n".join(lines)
+        return Sheet(tuple(lines))
+
+    def __repr__(self) -> str:
+        return self._sheet().lines
+
+    def _repr_html_(self) -> str:
+        return self._sheet().markup()
 
 
 def _shape(result: NUTSResult) -> str:

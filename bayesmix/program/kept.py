@@ -68,7 +68,9 @@ def keep(key: Any, mixture: Mixture) -> None:
     reading = mixture.reading
     _kept[key] = replace(
         mixture,
-        arguments=replace(mixture.arguments, leaves=(), columns=None, index=None, mesh=None),
+        arguments=replace(
+            mixture.arguments, leaves=(), columns=None, index=None, mesh=None, tables=()
+        ),
         observed=tuple(
             replace(site, value=None, given={}, group=None, powers=None)
             for site in mixture.observed

@@ -5,8 +5,11 @@ from the rooms beside this one.
 """
 
 import inspect
+import linecache
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from traceback import walk_tb
 from typing import Any
 
 import jax
@@ -22,6 +25,12 @@ from bayesmix.program.kept import keep, key_of, recall
 from bayesmix.program.latent import cluster_axes, latent_site, links_of, plate_dims
 from bayesmix.program.mixture import Mixture
 from bayesmix.reader import NEEDS_VALUES, Reading, read
+
+LIBRARIES = {"bayesmix", "jax", "jaxlib", "numpy", "numpyro", "scipy"}
+NO_VALUE = (
+    "it needs the number in a latent site, which has none while the program is read: write jnp "
+    "where NumPy is called (jnp.log for np.log), and jnp.where(condition, a, b) for a Python if"
+)
 
 
 def trace(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Mixture:
@@ -103,9 +112,23 @@ def _read_anew(program: Callable[..., Any], arguments: Arguments) -> Mixture:
                 "the program needs the data's values to run, and Blocks are never held: give "
                 "such numbers (how many groups, say) to the program as an argument"
             ) from error
-        reading, found = read(program, arguments, static_data=True)
+        try:
+            reading, found = read(program, arguments, static_data=True)
+        except NEEDS_VALUES as again:
+            raise ValueError(f"{_line_of(again)}: {NO_VALUE}") from again
         static_data = True
     return _assemble(program, arguments, reading, found, static_data)
+
+
+def _line_of(error: BaseException) -> str:
+    """The last line of the user's own code on the way to an error."""
+    place = "the program"
+    for frame, number in walk_tb(error.__traceback__):
+        root = frame.f_globals.get("__name__", "").partition(".")[0]
+        if root not in LIBRARIES and root not in sys.stdlib_module_names:
+            line = linecache.getline(frame.f_code.co_filename, number).strip()
+            place = f"line {number} of {frame.f_code.co_name!r}" + (f" ({line})" if line else "")
+    return place
 
 
 def _assemble(

@@ -12,6 +12,7 @@ from bayesmix.draws import evaluate_draws
 from bayesmix.expected import expected_mean
 from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture
+from bayesmix.sheet import Sheet
 from bayesmix.smc.climb import ROUNDS
 from bayesmix.smc.kernel import STEPS
 from bayesmix.symmetry import permute_draws
@@ -249,7 +250,7 @@ class SMCResult:
     def _one_chain(self) -> dict[str, np.ndarray]:
         return {name: value[None] for name, value in self.params.items()}
 
-    def __repr__(self) -> str:
+    def _sheet(self) -> Sheet:
         lines = [
             f"SMC of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
             f"{self.mixture.N} rows",
@@ -260,4 +261,10 @@ class SMCResult:
             "summary() for the relabelled posterior, estimate() for any expectation with its "
             "error, to_datatree() for ArviZ",
         ]
-        return "\n".join(lines)
+        return Sheet(tuple(lines))
+
+    def __repr__(self) -> str:
+        return self._sheet().lines
+
+    def _repr_html_(self) -> str:
+        return self._sheet().markup()
