@@ -1,6 +1,7 @@
 """Each picture: drawn without a warning (they are errors here), with what it promises to show."""
 
 import fits
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from pictures import check_drawing
 from scipy.stats import norm, poisson
 
+import bayesmix as bm
 from bayesmix import plots
 from bayesmix.card import parameters
 from bayesmix.plots.view import view_of
@@ -135,6 +137,23 @@ def test_every_observation_is_drawn_and_the_doubtful_ringed():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("sepal_length", "petal_width")
 
 
+def test_a_cluster_of_one_row_leaves_room_for_the_data():
+    """Its ellipse is as wide as the prior."""
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    x[0] = 3.0
+    program = bm.models.gaussian(2)
+    at = {"weights": [0.02, 0.98], "loc": [[3.0, 3.0], [0.0, 0.0]]}
+    at["cov"] = [900.0 * np.eye(2), np.eye(2)]
+    start = {name: np.array(value) for name, value in at.items()}
+    em = bm.EM(program, max_steps=1, progress_bar=False).run(
+        jax.random.key(0), x, init_params=start
+    )
+    ax = plots.clusters(em).axes[0]
+    for limits, column in ((ax.get_xlim(), x[:, 0]), (ax.get_ylim(), x[:, 1])):
+        assert limits[0] < column.min() < column.max() < limits[1]
+        assert np.ptp(limits) <= 2.01 * np.ptp(column)
+
+
 def test_pairs_have_a_panel_per_pair():
     figure = plots.clusters(fits.pair("flowers")[0])
     drawn = [ax for ax in figure.axes if any(isinstance(c, PathCollection) for c in ax.collections)]
@@ -184,6 +203,7 @@ def test_large_arrays_are_left_out_of_traces():
     figure = plots.trace(fits.pair("flowers")[1])
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert not any(title.startswith("cov") for title in titles)
+    assert "without cov" in figure.get_suptitle()
     named = plots.rank(fits.pair("flowers")[1], var_names=["weights"])
     assert len([ax for ax in named.axes if ax.has_data()]) == 3
 

@@ -365,6 +365,20 @@ def test_symmetric_matrices_are_drawn_once():
     ]
 
 
+def test_traces_draw_symmetric_matrices_once_and_name_every_lowest_axis():
+    panels = [ax for ax in plots.trace(tree("faithful"), ["cov"]).axes if ax.has_data()]
+    titles = [ax.get_title(loc="left") for ax in panels]
+    assert [title for title in titles if "cov[1" in title] == [
+        "cov[1, eruptions, eruptions]",
+        "cov[1, waiting, eruptions]",
+        "cov[1, waiting, waiting]",
+    ]
+    lowest = {round(ax.get_position().x0, 2): ax for ax in panels}.values()
+    assert len(lowest) < len(panels) < 2 * len(lowest)  # the last row is not full
+    assert all(ax.xaxis.get_tick_params()["labelbottom"] for ax in lowest)
+    assert all(ax.get_xlabel() for ax in lowest)
+
+
 def test_ridges_stand_where_the_clusters_are():
     """Median and 95 % line of each cluster, of the draws in EM's names."""
     truth = fits.pair("waiting")[2]["loc"].reshape(-1, 2)

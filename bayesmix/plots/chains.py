@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesmix.plots.canvas import INK, PALETTE, released, styled
+from bayesmix.plots.names import left_out, symmetric
 from bayesmix.plots.view import relabelled_tree
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _by_arviz(
     with styled():
         drawn = draw(tree, var_names=names, backend=backend, visuals=VISUALS[name])
         figure = drawn.viz["figure"].item()
+        left = [str(n) for n in tree["posterior"].data_vars if n not in names]
+        title += left_out([] if var_names is not None else left)
         _tidy(figure, tree["posterior"].sizes["chain"], title)
     return released(figure)
 
@@ -100,7 +103,9 @@ def _tidy(figure: Figure, chains: int, title: str) -> None:
             words = ax.get_title(loc=where).split("\n")
             text = words[0] + (f"[{', '.join(words[1:])}]" if len(words) > 1 else "")
             ax.set_title(text, loc=where, fontsize=9.5, fontweight="normal", pad=4, color=INK)
-        if ax not in last.values():
+        if ax in last.values():
+            ax.tick_params(labelbottom=True)  # also where the grid goes on without a panel
+        else:
             ax.set_xlabel("")
         ax.tick_params(labelsize=8)
     colours = [PALETTE[c % len(PALETTE)] for c in range(chains)]
@@ -121,8 +126,28 @@ def _diagnostic_tree(source: Any) -> xarray.DataTree:
         sites = sorted(posterior.data_vars, key=lambda name: posterior[name].size)
         invariant = tree.children["invariant"].to_dataset(inherit=False)
         posterior = invariant.merge(posterior[sites])
+    posterior = posterior.map(_once, keep_attrs=True)
     groups = {"posterior": posterior, "sample_stats": tree.children["sample_stats"].to_dataset()}
     return DataTree.from_dict(groups)
+
+
+def _once(variable: xarray.DataArray) -> xarray.DataArray:
+    """A symmetric matrix as the numbers of its lower half; all else as it is."""
+    values = variable.to_numpy()
+    if variable.ndim < 4 or not symmetric(values[0, 0].reshape(-1, *values.shape[-2:])[0]):
+        return variable
+    rows, columns = np.tril_indices(values.shape[-1])
+    *_, first, second = variable.dims
+    labels = [
+        f"{variable[first].to_numpy()[i]}, {variable[second].to_numpy()[j]}"
+        for i, j in zip(rows, columns, strict=True)
+    ]
+    element = f"{variable.name}_element"
+    at = {first: ((element,), rows), second: ((element,), columns)}
+    from xarray import Variable
+
+    picked = variable.isel({dim: Variable(*each) for dim, each in at.items()})
+    return picked.drop_vars([first, second]).assign_coords({element: labels})
 
 
 def _few_enough(tree: xarray.DataTree, most: int = 24) -> list[str]:

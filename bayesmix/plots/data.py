@@ -211,6 +211,7 @@ def _draw_pair(ax: Axes, view: View, moments: Any, i: int, j: int, size: float =
         )
     if moments is not None:
         _draw_ellipses(ax, view, moments, i, j, scale=min(1.0, size / 16))
+        _keep_to(ax, view.data[:, [i, j]].astype(float))
     ax.set_xlabel(view.columns[i])
     ax.set_ylabel(view.columns[j])
 
@@ -240,6 +241,20 @@ def _draw_ellipses(ax: Axes, view: View, moments: Any, i: int, j: int, scale: fl
             path_effects=halo,
         )
     ax.autoscale_view()
+
+
+def _keep_to(ax: Axes, points: np.ndarray) -> None:
+    """Limits no wider than the data and half of it on each side: a cluster of a row or two has an
+    ellipse as wide as its prior, which would leave no room for the data.
+    """
+    low, high = np.nanmin(points, 0), np.nanmax(points, 0)
+    room = 0.5 * (high - low)
+    for limits, put, lo, hi, more in (
+        (ax.get_xlim(), ax.set_xlim, low[0], high[0], room[0]),
+        (ax.get_ylim(), ax.set_ylim, low[1], high[1], room[1]),
+    ):
+        if more > 0:
+            put(max(limits[0], lo - more), min(limits[1], hi + more))
 
 
 def _ellipses(loc: np.ndarray, cov: np.ndarray) -> np.ndarray:

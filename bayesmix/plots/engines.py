@@ -29,6 +29,9 @@ SURE = 0.999  # observations more certain than this need no line of their own
 # EM's path.
 
 
+LABEL = 0.09  # of the height of the panel: two lines of a label
+
+
 def history(em: Any, *, ax: Axes | None = None) -> Figure:
     """How far EM's log joint was from its final value, step by step (log scale, nats).
 
@@ -46,7 +49,7 @@ def history(em: Any, *, ax: Axes | None = None) -> Figure:
         steps = np.arange(len(values))
         ax.plot(steps[shown], gap[shown], "-o", color=PALETTE[0], ms=4.5, lw=1.6, label="this run")
         ax.set_yscale("log")
-        _mark_modes(ax, em, len(values) - 1)
+        _mark_modes(ax, em)
         ax.set_xlabel("EM step")
         ax.set_ylabel("nats below the final log joint")
         ax.set_xlim(-0.02 * len(values), 1.02 * (len(values) - 1))
@@ -60,26 +63,23 @@ def history(em: Any, *, ax: Axes | None = None) -> Figure:
     return figure_of(ax)
 
 
-def _mark_modes(ax: Axes, em: Any, right: float) -> None:
-    from matplotlib.patheffects import withStroke
-
+def _mark_modes(ax: Axes, em: Any) -> None:
+    """Dashed lines at other modes, named on the right, where the climb does not pass."""
     best = float(em.log_joint)
     others = [m for m in em.modes if np.isfinite(m.log_joint) and best - m.log_joint > 1e-3][:3]
-    halo = [withStroke(linewidth=3, foreground="white")]
-    for number, mode in enumerate(others):
-        below = best - float(mode.log_joint)
-        ax.axhline(below, color=PALETTE[1], lw=1, ls=(0, (4, 3)))
-        starts = f" ({mode.starts} start{'s' if mode.starts != 1 else ''})" if mode.starts else ""
+    below = [best - float(mode.log_joint) for mode in others]
+    for height in below:
+        ax.axhline(height, color=PALETTE[1], lw=1, ls=(0, (4, 3)))
+    lowest, highest = np.log(ax.get_ylim())
+    at = np.inf
+    for mode, height in zip(others[::-1], below[::-1], strict=True):  # from the top down
+        at = min(np.log(height), at - LABEL * (highest - lowest))
+        starts = f"\n({mode.starts} start{'s' if mode.starts != 1 else ''})" if mode.starts else ""
         ax.annotate(
-            f"another mode{starts}",
-            (right * (1 - 0.3 * number), below),
-            (0, 3),
-            textcoords="offset points",
-            ha="right",
-            path_effects=halo,
-            color=PALETTE[1],
-            fontsize=8.5,
-        )
+            f"another mode{starts}", (1, np.exp(at)), (4, 0), va="center", fontsize=8.5,
+            xycoords=("axes fraction", "data"), textcoords="offset points", color=PALETTE[1],
+            annotation_clip=False,
+        )  # fmt: skip
 
 
 def _integer_ticks(ax: Axes) -> None:

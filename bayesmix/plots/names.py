@@ -54,7 +54,8 @@ def relabelling(source: Any, var_names: Sequence[str] | None = None) -> Figure:
             _name_chains(ax, *after[0].values.shape[:2])
         for ax in axes[-1]:
             ax.set_xlabel("draw, chain after chain")
-        figure.suptitle(_switches_in_words(tree), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        title = _switches_in_words(tree) + _without(tree, after, var_names)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         figure.align_ylabels(axes[:, 0])
         _legend(figure, tree)
     return figure
@@ -110,12 +111,18 @@ def _quantities(tree: xarray.DataTree, var_names: Sequence[str] | None) -> list[
     return [quantity for some in found.values() for quantity in some]
 
 
+def _without(tree: xarray.DataTree, drawn: list[Quantity], var_names: Sequence[str] | None) -> str:
+    """Which sites with clusters are not drawn although none were named."""
+    shown = {quantity.site for quantity in drawn}
+    return left_out([n for n in cluster_axes(tree) if var_names is None and n not in shown])
+
+
 def _numbers(variable: xarray.DataArray, axis: int) -> Iterator[Quantity]:
     """One site as numbers of each cluster; a symmetric matrix gives its lower half once."""
     others = [dim for i, dim in enumerate(variable.dims) if i not in (0, 1, axis)]
     values = np.moveaxis(variable.to_numpy(), axis, 2)
     for at in np.ndindex(*values.shape[3:]):
-        if values.ndim == 5 and at[0] < at[1] and _symmetric(values):
+        if values.ndim == 5 and at[0] < at[1] and symmetric(values[0, 0, 0]):
             continue
         inner = ", ".join(
             str(variable[dim].to_numpy()[i]) for dim, i in zip(others, at, strict=True)
@@ -124,9 +131,14 @@ def _numbers(variable: xarray.DataArray, axis: int) -> Iterator[Quantity]:
         yield Quantity(str(variable.name), name, values[(..., *at)])
 
 
-def _symmetric(values: np.ndarray) -> bool:
-    first = values[0, 0, 0]
-    return first.shape[0] == first.shape[1] and np.allclose(first, first.T)
+def symmetric(matrix: np.ndarray) -> bool:
+    """Whether the upper half of a matrix (n, n) says the same as the lower."""
+    return matrix.shape[0] == matrix.shape[1] > 1 and np.allclose(matrix, matrix.T)
+
+
+def left_out(names: Sequence[str]) -> str:
+    """A second line of a title: what there was no room for; "" for nothing."""
+    return f"\nwithout {', '.join(names)}, for want of room: var_names= draws them" if names else ""
 
 
 def _draw_chains(ax: Axes, values: np.ndarray) -> None:
@@ -190,7 +202,8 @@ def ridges(source: Any, var_names: Sequence[str] | None = None) -> Figure:
         for ax in axes.flat[many:]:
             ax.axis("off")
         figure.suptitle(
-            f"Posterior of each cluster's parameters, relabelled ({_method(tree)})",
+            f"Posterior of each cluster's parameters, relabelled ({_method(tree)})"
+            + _without(tree, quantities, var_names),
             x=0.01, ha="left", fontsize=13, fontweight="bold",
         )  # fmt: skip
         figure.supxlabel(

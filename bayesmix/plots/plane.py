@@ -140,6 +140,7 @@ def draw_groups(
 
     groups : (N,) numbers into `inks`. ringed : (N,) bool, drawn with a dark edge.
     """
+    ax.ticklabel_format(axis="y", style="plain", useOffset=False)  # a factor would be in the title
     if plane.line:
         _draw_stack(ax, plane.points[:, 0], groups, inks, ringed)
     else:
