@@ -34,6 +34,7 @@ from bayesmix.program import Params
 EVALUATIONS = 6  # of Q in an ascent; the next EM step goes on from its inverse Hessian
 FIRST_EVALUATIONS = 200
 BLOCK = 128
+SHORTER, SHORTEST = 0.25, 1e-9  # a Newton step that falls is cut to a quarter, down to this
 ALIGNED = 0.5  # cosine of two moves in a row from which they lead somewhere
 SAFETY = 10  # the estimate of what remains is trusted to this factor
 
@@ -103,7 +104,10 @@ class Engine:
 
     def e_step(self, params: Params, data: Data) -> tuple[Any, Any, Any]:
         """Log joint, log likelihood and statistics at ``params``."""
-        log_likelihood, statistics = self.density.e_step(params, data)
+        if self.plan.turns:
+            log_likelihood, statistics = self.density.bent_e_step(params, data, self.plan.turns)
+        else:
+            log_likelihood, statistics = self.density.e_step(params, data)
         log_joint = log_likelihood + self.density.log_prior(params, data)
         return log_joint, log_likelihood, statistics
 
@@ -116,12 +120,38 @@ class Engine:
         evaluations = jnp.where(first, FIRST_EVALUATIONS, EVALUATIONS)
         return m_step(self.density, self.plan, params, inverse, statistics, data, evaluations)
 
+    def risen(self, here: Params, log_joint: Any, after: Params, data: Data) -> tuple[Params, Any]:
+        """``after`` an M-step, and what the E-step gives there.
+
+        Newton's M-step may be too long: then as much of its move as does not lower the log joint.
+        """
+        if not self.plan.turns:
+            return after, self.e_step(after, data)
+        density, sites = self.density, self.plan.ascent
+        start, end = (free(density, params, data, sites) for params in (here, after))
+        least = log_joint - density.noise(here, None, log_joint, data)
+
+        def shortened(carry: Any) -> Any:
+            size = carry[0] * SHORTER
+            between = constrain(density, start + size * (end - start), data, sites)
+            part = {name: jnp.where(size == 1, after[name], between[name]) for name in sites}
+            return size, after | part, self.e_step(after | part, data)
+
+        def falls(carry: Any) -> Any:
+            size, _, (value, *_) = carry
+            return ~(value >= least) & (size > SHORTEST)
+
+        whole = jnp.ones_like(log_joint) / SHORTER
+        first = jax.tree.map(jnp.zeros_like, jax.eval_shape(shortened, (whole,)))
+        begin = (whole, first[1], (jnp.full_like(log_joint, -jnp.inf), *first[2][1:]))
+        return jax.lax.while_loop(falls, shortened, begin)[1:]
+
     def step(self, state: EMState, data: Data, tol: Any) -> EMState:
         """M-step, then E-step there; kept unless the log joint falls."""
         here, first = self.params(state.point), jnp.isneginf(state.log_joint)
         after, inverse = self.m_step(here, state.statistics, state.inverse, data, first)
+        after, (value, log_likelihood, statistics) = self.risen(here, state.log_joint, after, data)
         flat = ravel_pytree(after)[0]
-        value, log_likelihood, statistics = self.e_step(after, data)
         rise, finite = value - state.log_joint, jnp.isfinite(value)
         noise = self.density.noise(after, statistics, value, data)
         move = flat - state.point
@@ -198,8 +228,8 @@ def advance(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) ->
 class Probe(NamedTuple):
     """One pass over the data at unconstrained coordinates: all that the next move needs.
 
-    ``gradient`` of the log joint and ``em_step``, the move that an EM step would make, are (n,);
-    ``noise`` is what rounding hides of the log joint.
+    ``gradient`` of the log joint, by Fisher's identity, and ``em_step``, the move that an EM step
+    would make, are (n,); ``noise`` is what rounding hides of the log joint.
     """
 
     log_joint: Any
@@ -222,10 +252,7 @@ def _probe(engine: Engine, z: Any, inverse: Any, data: Data) -> Probe:
     density = engine.density
     params = constrain(density, z, data)
     log_joint, log_likelihood, statistics = engine.e_step(params, data)
-    # Fisher's identity: at the point that gave the statistics Q has the log joint's gradient.
-    gradient = jax.grad(lambda z: density.expected(constrain(density, z, data), statistics, data))(
-        z
-    )
+    gradient = jax.grad(lambda z: density.rising(constrain(density, z, data), statistics, data))(z)
     after, inverse = engine.m_step(params, statistics, inverse, data, False)
     em_step = free(density, after, data) - z
     noise = density.noise(params, statistics, log_joint, data)
@@ -381,12 +408,13 @@ def _state(steps: int, point: Any, here: Probe, passes: int, stop: int) -> EMSta
 def from_resp(engine: Engine, resp: Any, data: Data) -> EMState:
     """The state before the first M-step, from responsibilities: (N, K), or weighted and by row.
 
-    Where rows come in chunks, loops hold no responsibilities: the state after the first step.
+    Of the general sweep in chunks or with Newton's M-step, whose loops take no responsibilities,
+    the state after the first step.
     """
     density = engine.density
     centre, statistics = density.centre(data), density.statistics_of(resp, data)
     state = engine.init(centre, statistics, data)
-    if not density.portion:
+    if not (density.portion or engine.plan.turns):
         return state
     params, inverse = engine.m_step(centre, statistics, state.inverse, data, True)
     return from_params(engine, params, data)._replace(inverse=inverse)
@@ -423,5 +451,6 @@ def resp_at(engine: Engine, flat: Any, data: Data) -> jax.Array:
 def one_step(engine: Engine, params: Params, data: Data) -> Params:
     """One plain EM step from ``params``."""
     state = engine.init(params, None, data)
-    statistics = engine.e_step(params, data)[2]
-    return engine.m_step(params, statistics, state.inverse, data, False)[0]
+    log_joint, _, statistics = engine.e_step(params, data)
+    after = engine.m_step(params, statistics, state.inverse, data, False)[0]
+    return engine.risen(params, log_joint, after, data)[0]

@@ -25,6 +25,7 @@ from bayesmix.graph import (
     evaluate,
     fingerprint,
     is_elementwise,
+    lands,
 )
 from bayesmix.missing import holes_in
 from bayesmix.reader import NEEDS_VALUES, Reading, read
@@ -200,12 +201,20 @@ class _Walk:
             return False
         if all(a is None for a in along):
             return axis is None or w.label == "broadcast_in_dim"
-        return axis is not None and _lands(w, along) == axis
+        if axis is None or lands(w, along) != axis:
+            return False
+        others = [n for n, a in zip(w.inputs, along, strict=True) if a is None]
+        return not is_elementwise(w) or all(_is_unit(n, axis) for n in others)
+
+
+def _is_unit(node: Node, axis: int) -> bool:
+    """Whether a value without rows meets those that have them: a scalar, or one row for all."""
+    return not node.shape or node.shape[axis] == 1
 
 
 def _alike(w: Node, p: Node) -> bool:
     """Whether two equations are the same but for the number of rows."""
-    mine, other = _params(w), _params(p)
+    mine, other = w.params, p.params
     if mine.keys() != other.keys():
         return False
     if any(canonical(mine[k]) != canonical(other[k]) for k in mine.keys() - SIZED):
@@ -256,139 +265,3 @@ def _same_step(a: Any, b: Any) -> bool:
     plain = a.params.keys() - SIZED
     known = name in ELEMENTWISE or name == "broadcast_in_dim"
     return known and all(canonical(a.params[k]) == canonical(b.params[k]) for k in plain)
-
-
-def _lands(w: Node, along: Sequence[int | None]) -> int | None:
-    """The axis where the rows of a node's inputs, each ``along`` an axis or None, end; None where
-    they are mixed.
-    """
-    axes = [a for a in along if a is not None]
-    params = _params(w)
-    if not axes:  # the same for all rows, until here
-        return None
-    first, name = axes[0], w.label
-    before = w.inputs[along.index(first)].shape
-    if is_elementwise(w):
-        others = [n for n, a in zip(w.inputs, along, strict=True) if a is None]
-        return first if set(axes) == {first} and all(_is_unit(n, first) for n in others) else None
-    if name.startswith(("reduce_", "arg")) and "axes" in params:
-        kept = [a for a in range(len(before)) if a not in params["axes"]]
-        return kept.index(first) if first in kept and len(set(axes)) == 1 else None
-    if name in SINGLE:
-        return SINGLE[name](params, first, before, w.shape)
-    if name in SEVERAL:
-        return SEVERAL[name](w, along)
-    return None
-
-
-def _params(node: Node) -> dict[str, Any]:
-    return node.equation.params if node.equation else {}
-
-
-def _is_unit(node: Node, axis: int) -> bool:
-    """Whether a value without rows meets those that have them: a scalar, or one row for all."""
-    return not node.shape or node.shape[axis] == 1
-
-
-def _reshaped(params: Any, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    lead = math.prod(before[:axis])
-    if params.get("dimensions") is not None:
-        return None
-    places = (i for i, n in enumerate(after) if n == before[axis])
-    return next((i for i in places if math.prod(after[:i]) == lead), None)
-
-
-def _squeezed(params: Any, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    gone = {d % len(before) for d in params["dimensions"]}
-    return axis - sum(d < axis for d in gone)
-
-
-def _sliced(params: Any, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    strides = params["strides"]
-    start, end = params["start_indices"][axis], params["limit_indices"][axis]
-    whole = (start, end) == (0, before[axis]) and (strides is None or strides[axis] == 1)
-    return axis if whole else None
-
-
-def _unless(name: str) -> Any:
-    """An operation along one axis, by the parameter that names it: that must not be the rows'."""
-
-    def landed(params: Any, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-        return None if params[name] % len(before) == axis else axis
-
-    return landed
-
-
-def _of_matrices(params: Any, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    return axis if axis < len(before) - 2 else None
-
-
-# Operations with one input, and those of several.
-SINGLE: dict[str, Any] = {
-    "broadcast_in_dim": lambda params, axis, *_: params["broadcast_dimensions"][axis],
-    "transpose": lambda params, axis, *_: list(params["permutation"]).index(axis),
-    "reshape": _reshaped,
-    "squeeze": _squeezed,
-    "slice": _sliced,
-    "split": _unless("axis"),
-    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), _unless("axis")),
-    **dict.fromkeys(("cholesky", "lu", "eigh", "qr"), _of_matrices),
-}
-
-
-def _joined(node: Node, along: Sequence[int | None]) -> int | None:
-    axis = along[0]
-    return axis if set(along) == {axis} and axis != _params(node)["dimension"] else None
-
-
-def _stacked(node: Node, along: Sequence[int | None]) -> int | None:
-    axis, place = along[0], _params(node)["axis"] % len(node.shape)
-    if axis is None or set(along) != {axis}:
-        return None
-    return axis + (axis >= place)
-
-
-def _multiplied(node: Node, along: Sequence[int | None]) -> int | None:
-    """Rows of one factor that are not summed over, or a batch of both."""
-    (left_sum, right_sum), (left_batch, right_batch) = _params(node)["dimension_numbers"]
-    left, right = along
-    if left is not None and right is not None:
-        both = [*zip(left_batch, right_batch, strict=True)]
-        return both.index((left, right)) if (left, right) in both else None
-    side = 0 if left is not None else 1
-    axis, summed, batch = ((left, left_sum, left_batch), (right, right_sum, right_batch))[side]
-    ranks = [len(n.shape) for n in node.inputs]
-    free = [a for a in range(ranks[side]) if a not in summed and a not in batch]
-    if axis not in free:
-        return None
-    ahead = 0 if side == 0 else ranks[0] - len(left_sum) - len(left_batch)
-    return len(batch) + ahead + free.index(axis)
-
-
-def _looked_up(node: Node, along: Sequence[int | None]) -> int | None:
-    """Rows of the indices into something that has none itself."""
-    numbers = _params(node)["dimension_numbers"]
-    table, index = along
-    if table is not None or index is None or numbers.operand_batching_dims:
-        return None
-    batch = [i for i in range(len(node.shape)) if i not in numbers.offset_dims]
-    return batch[index] if index < len(batch) else None
-
-
-def _solved(node: Node, along: Sequence[int | None]) -> int | None:
-    """Rows of a batch of triangular systems, or of the right-hand sides of one."""
-    left, right = along
-    rank = len(node.shape)
-    if right is None or (left is not None and left != right):
-        return None
-    side = rank - 1 if _params(node)["left_side"] else rank - 2
-    return right if right < rank - 2 or (left is None and right == side) else None
-
-
-SEVERAL: dict[str, Any] = {
-    "concatenate": _joined,
-    "stack": _stacked,
-    "dot_general": _multiplied,
-    "gather": _looked_up,
-    "triangular_solve": _solved,
-}

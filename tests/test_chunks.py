@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import oracles
 import pytest
+from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.infer.util import log_density
 from oracles import ROUNDING, x64
@@ -18,6 +19,9 @@ import bayesmix as bm
 from bayesmix import density
 from bayesmix.density import chunks
 from bayesmix.draws import draw_responsibilities, evaluate_draws
+from bayesmix.mstep import plan_for
+from bayesmix.mstep.newton import newton
+from bayesmix.symmetry import moved
 
 N, SIZE = 70, 16
 RNG = np.random.default_rng(7)
@@ -187,9 +191,8 @@ def sizes(jaxpr):
 
 
 def test_an_em_step_makes_no_array_of_rows_by_clusters():
-    """Nor any other that grows with the rows; the same count sees those of all rows at once."""
+    """Nor any other that grows with the rows, taken apart or all at once."""
     from bayesmix.engine import Engine
-    from bayesmix.mstep import plan_for
 
     with x64():
         params = jax.tree.map(jnp.asarray, PARAMS)
@@ -205,8 +208,9 @@ def test_an_em_step_makes_no_array_of_rows_by_clusters():
 
             return max(sizes(jax.make_jaxpr(step)(params).jaxpr))
 
-        assert largest(bm.trace(tails, Y, X, W)) <= SIZE * 2 * 3
-        assert largest(whole(tails, Y, X, W)) >= N * 2
+        twice = [np.concatenate([each, each]) for each in (Y, X, W)]
+        assert largest(bm.trace(tails, *twice)) == largest(bm.trace(tails, Y, X, W))
+        assert largest(whole(tails, *twice)) >= 2 * largest(whole(tails, Y, X, W))
 
 
 def test_em_ends_at_the_same_mode():
@@ -285,3 +289,89 @@ def test_the_public_q_is_taken_in_chunks_and_has_both_gradients():
 
         assert largest(mixture) <= SIZE * 2 * 3
         assert largest(plain) >= N * 2
+
+
+# ------------------------------------------------------------------------------- Newton's M-step
+
+EVENTS = RNG.poisson(np.exp(0.5 + 0.4 * X[:, 0]))
+
+
+def counts(y, X):
+    """Poisson regressions: every cluster's component sees its own coefficients alone."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(2, 2.0)))
+    with numpyro.plate("cluster", 2):
+        slope = numpyro.sample("slope", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+        level = numpyro.sample("level", dist.Normal(0.0, 3.0))
+    with numpyro.plate("obs_id", len(y)):
+        rate = jnp.exp(X @ slope.T + level)
+        mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), dist.Poisson(rate))
+        numpyro.sample("y", mixture, obs=y)
+
+
+def gated(y, X):
+    """Levels that add up over the clusters, a slope for all, weights that depend on X."""
+    gate = numpyro.sample("gate", dist.Normal(0.0, 1.0).expand([2, 2]).to_event(2))
+    slope = numpyro.sample("slope", dist.Normal(0.0, 3.0))
+    with numpyro.plate("cluster", 2):
+        rise = numpyro.sample("rise", dist.Normal(0.0, 1.0))
+    with numpyro.plate("obs_id", len(y)):
+        rate = jnp.exp(slope * X[:, :1] + jnp.cumsum(rise))
+        mixing = dist.Categorical(logits=X @ gate)
+        numpyro.sample("y", dist.MixtureSameFamily(mixing, dist.Poisson(rate)), obs=y)
+
+
+BENDING = {
+    "counts": (counts, (EVENTS, X), {"slope": 0, "level": 0}),
+    "gated": (gated, (EVENTS, X), {"gate": None, "slope": None, "rise": None}),
+    "tails": (tails, (Y, X, W, LABELS), {"slope": None, "scale": 0}),
+}
+
+
+@pytest.mark.parametrize("name", BENDING)
+def test_the_pass_brings_the_hessian_of_q(name):
+    """Against automatic differentiation of Q twice, on all rows at once."""
+    program, args, apart = BENDING[name]
+    mixture, theirs = bm.trace(program, *args), whole(program, *args)
+    with x64():
+        turns = plan_for(mixture).turns
+        assert {turn.site: turn.apart for turn in turns} == apart
+        own, data = density.density_of(mixture), density.data_of(mixture)
+        params = {k: jnp.asarray(v) for k, v in moved(mixture, own.centre(data)).items()}
+        value, bent = jax.jit(own.bent_e_step, static_argnums=2)(params, data, turns)
+        flat, restore = ravel_pytree({turn.site: params[turn.site] for turn in turns})
+        q, given = density.density_of(theirs), density.data_of(theirs)
+        expected, statistics = q.e_step(params, given)
+
+        def fit(flat):
+            at = params | restore(flat)
+            return q.expected(at, statistics, given) - q.log_prior(at, given)
+
+        slope, hessian = jax.grad(fit)(flat), jax.hessian(fit)(flat)
+        # turns are in the program's order of sites, a flat vector in that of the alphabet
+        order = np.concatenate([restore(np.arange(flat.size))[t.site].reshape(-1) for t in turns])
+        order = order.astype(int)
+        mine = ravel_pytree({turn.site: bent.slope[turn.site] for turn in turns})[0]
+    size = N * np.abs(hessian).max()
+    assert float(value) == pytest.approx(float(expected), rel=ROUNDING)
+    np.testing.assert_allclose(mine, slope, rtol=0, atol=ROUNDING * size)
+    there = np.asarray(hessian)[np.ix_(order, order)]
+    np.testing.assert_allclose(bent.bend, there, rtol=0, atol=ROUNDING * size)
+
+
+def test_a_newton_step_that_is_too_long_is_shortened():
+    """Rates far too low: the quadratic's maximum is far beyond Q's, and worse than the start."""
+    mixture = bm.trace(counts, EVENTS, X)
+    with x64():
+        own, data, plan = density.density_of(mixture), density.data_of(mixture), plan_for(mixture)
+        before = {
+            "weights": jnp.array([0.4, 0.6]),
+            "slope": jnp.array([[0.3, 0.0], [0.1, 0.2]]),
+            "level": jnp.array([-4.0, -5.0]),
+        }
+        far = newton(own, plan.turns, before, own.bent_e_step(before, data, plan.turns)[1], data)
+        start, beyond, after = (
+            float(own.log_joint(params, data))
+            for params in (before, far, bm.em.step(mixture, before))
+        )
+    assert not beyond > start
+    assert after > start

@@ -2,10 +2,12 @@
 
 ``piece`` is arithmetic read from the program's graph; ``layout`` is the observed side as columns of
 one family; ``arithmetic`` has ``Density``, pure functions of (params, data); ``prepared`` makes the
-data ready for it; ``byrow`` and ``values`` are the same arithmetic on one mixture.
+data ready for it; ``byrow`` and ``values`` are the same arithmetic on one mixture. ``chunks`` and
+``bent`` are the general sweep's passes.
 """
 
 from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.bent import Bent, Turn, count_directions
 from bayesmix.density.byrow import by_row, row_piece
 from bayesmix.density.layout import columns_of, has_family, merged_of, spread_out
 from bayesmix.density.piece import Piece
@@ -29,14 +31,17 @@ from bayesmix.density.values import (
 )
 
 __all__ = [
+    "Bent",
     "Data",
     "Density",
     "Piece",
+    "Turn",
     "binned_of",
     "by_row",
     "cached",
     "check_bins",
     "columns_of",
+    "count_directions",
     "data_at_hand",
     "data_of",
     "density_of",

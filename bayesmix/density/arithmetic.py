@@ -13,6 +13,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
 
 from bayesmix.density import chunks
+from bayesmix.density.bent import Bent, Turn, bend_of, hessian, plain
 from bayesmix.density.chunks import dot, safe, weighted
 from bayesmix.density.layout import family_of, is_tied, line_of, portion_of_rows
 from bayesmix.density.piece import Piece
@@ -255,6 +256,28 @@ class Density:
         resp = jax.nn.softmax(components, -1)
         return value, resp if scale is None else resp * scale[..., None]
 
+    def bent_e_step(
+        self, params: Params, data: Data, turns: tuple[Turn, ...]
+    ) -> tuple[jax.Array, Bent]:
+        """``e_step`` of the general sweep, and how Q goes on from there, in the same pass."""
+        if not self.portion:
+            scale = self._by_row(params, data)[1]
+            value, resp, slope, products = bend_of(
+                lambda params: self._by_row(params, data)[0], params, scale, turns
+            )
+            return value, Bent(resp, params, slope, hessian(products, turns))
+        shared, portion = self._shared(data), self.portion
+
+        def part(values: Any, weights: Any) -> Any:
+            value, resp, *bend = bend_of(
+                lambda params: portion(params, shared, values), params, weights, turns
+            )
+            return value, resp.reshape(-1, self.K).sum(0), *bend
+
+        value, mass, slope, products = chunks.summed(part, *data.rows)
+        own = chunks.Implied(params, mass)
+        return value, Bent(own, params, slope, hessian(products, turns))
+
     def _filled(self, observed: Statistics, leaves: dict[str, jax.Array], data: Data) -> Partial:
         mass, features = complete(self.family, leaves, *observed, data.rows.patterns)
         return Partial(observed, Statistics(mass, features))
@@ -284,6 +307,7 @@ class Density:
 
     def counts(self, statistics: Any) -> jax.Array:
         """Rows (sum of weighted responsibilities) in each cluster, (K,)."""
+        statistics = plain(statistics)
         if self.family or self.portion:
             return statistics.mass
         return statistics.reshape(-1, self.K).sum(0)
@@ -361,6 +385,7 @@ class Density:
 
     def expected(self, params: Params, statistics: Any, data: Data) -> jax.Array:
         """Q(params | statistics), in nats: expected log density of data and assignments."""
+        statistics = plain(statistics)
         if self.family:
             eta, offset = self.natural(params, data)
             own = statistics.observed if self.patterned else statistics
@@ -371,6 +396,13 @@ class Density:
         else:
             fit = dot(statistics, self.piece(self._components, params, data.known))
         return self.log_prior(params, data) + fit
+
+    def rising(self, params: Params, statistics: Any, data: Data) -> jax.Array:
+        """A function with Q's gradient, the log joint's, at the params that gave the statistics."""
+        if not isinstance(statistics, Bent):
+            return self.expected(params, statistics, data)
+        slope = sum(jnp.sum(statistics.slope[name] * params[name]) for name in params)
+        return slope + self.log_prior(params, data)
 
 
 def _is_unbounded(transform: Any) -> bool:

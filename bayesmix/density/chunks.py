@@ -46,10 +46,15 @@ class Given(NamedTuple):
     mass: jax.Array
 
 
-def portion_rows(K: int, cells: int) -> int:
-    """Rows of a chunk, a power of 2; ``cells`` of each row and cluster."""
+def portion_rows(N: int, K: int, cells: int) -> int:
+    """Rows of a chunk; ``cells`` of each row and cluster.
+
+    A power of 2, or less where chunks of that length would end in many rows that are none.
+    """
     fitting = CACHED // (8 * K * cells)
-    return int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
+    longest = int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
+    even, coarse = -(-N // -(-N // longest)), max(longest // 16, 8)
+    return -(-even // coarse) * coarse
 
 
 def in_chunks(array: jax.Array, axis: int, size: int) -> jax.Array:
@@ -93,7 +98,7 @@ def e_step(
         resp = jax.nn.softmax(components, -1) * weights[..., None]
         return value, resp.reshape(-1, resp.shape[-1]).sum(0)
 
-    value, mass = _summed(part, *chunks)
+    value, mass = summed(part, *chunks)
     return value, Implied(params, mass)
 
 
@@ -127,7 +132,7 @@ def expected_at(
     def part(params: Params, at: Params, values: Any, weights: Any) -> jax.Array:
         return _fit_to_implied(portion, params, (shared, at), values, weights)
 
-    return _summed(partial(part, params, at), *chunks)
+    return summed(partial(part, params, at), *chunks)
 
 
 def pointwise(
@@ -165,7 +170,7 @@ def _fit_to_implied(
     return dot(resp * weights[..., None], portion(params, shared, values))
 
 
-def _summed(part: Callable[..., Any], *blocks: Any) -> Any:
+def summed(part: Callable[..., Any], *blocks: Any) -> Any:
     """The sum of part(*block) over blocks."""
     first = jax.eval_shape(part, *jax.tree.map(lambda value: value[0], blocks))
     start = jax.tree.map(lambda value: jnp.zeros(value.shape, value.dtype), first)
@@ -179,11 +184,11 @@ def _summed(part: Callable[..., Any], *blocks: Any) -> Any:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _total(part: Callable[..., jax.Array], params: Params, given: Any, blocks: Any) -> jax.Array:
     """The sum of part(params, given, *block) over blocks."""
-    return _summed(partial(part, params, given), *blocks)
+    return summed(partial(part, params, given), *blocks)
 
 
 def _forward(part: Any, params: Params, given: Any, blocks: Any) -> tuple[jax.Array, Params]:
-    return _summed(partial(jax.value_and_grad(part), params, given), *blocks)
+    return summed(partial(jax.value_and_grad(part), params, given), *blocks)
 
 
 def _backward(part: Any, gradient: Params, g: jax.Array) -> tuple[Params, None, None]:

@@ -60,7 +60,8 @@ def portion_of_rows(mixture: Mixture) -> Portion | None:
     """
     key = ("portion", x64())
     if key not in mixture.cache:
-        size = portion_rows(mixture.K, max(1, math.prod(mixture.event_shape)))
+        cells = max(1, math.prod(mixture.event_shape))
+        size = portion_rows(mixture.rows[0], mixture.K, cells)
         reading = mixture.reading
         many = mixture.rows[0] > size and not isinstance(mixture.value, Blocks)
         fixed = reading.scale is None or not reading.scale.depends

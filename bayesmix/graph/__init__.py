@@ -7,8 +7,8 @@ axis of a value, how does a value scale with a site) and can be evaluated again,
 depends on the data alone is computed once, what depends on the parameters is left to the loops.
 
 Lives here: `graph`. `nodes` has the values, `jaxprs` makes them, `gathers` reads its lookups by
-index, `keys` are comparable forms, `evaluation` computes, `alignment` and `maps` answer the
-questions. Nothing here knows NumPyro, mixtures or EM.
+index, `keys` are comparable forms, `evaluation` computes, `alignment`, `passage` and `maps` answer
+the questions. Nothing here knows NumPyro, mixtures or EM.
 """
 
 from bayesmix.graph.alignment import Axes, axes, same_along
@@ -17,6 +17,7 @@ from bayesmix.graph.jaxprs import Graph
 from bayesmix.graph.keys import canonical, fingerprint
 from bayesmix.graph.maps import core, degree, multiple_of, unary_map
 from bayesmix.graph.nodes import ELEMENTWISE, INLINED, Node, is_elementwise, symbol
+from bayesmix.graph.passage import carried, lands
 
 __all__ = [
     "ELEMENTWISE",
@@ -28,12 +29,14 @@ __all__ = [
     "axes",
     "bind",
     "canonical",
+    "carried",
     "core",
     "degree",
     "evaluate",
     "fingerprint",
     "frontier",
     "is_elementwise",
+    "lands",
     "multiple_of",
     "same_along",
     "symbol",

@@ -61,6 +61,11 @@ class Node:
     on_data: bool = False
     value: Any = None
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """Those of the equation that made it; none of an input."""
+        return self.equation.params if self.equation else {}
+
     def __repr__(self) -> str:
         return f"Node({self.number}: {self.label}{list(self.shape)})"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from bayesmix.density import Data, Density
+from bayesmix.density import Bent, Data, Density
 from bayesmix.mstep import (
     categories,  # noqa: F401  (they register their rules)
     ellipsoid,  # noqa: F401
@@ -23,6 +23,7 @@ from bayesmix.mstep import (
 from bayesmix.mstep.ascent import ascend
 from bayesmix.mstep.describe import describe
 from bayesmix.mstep.lines import least_squares
+from bayesmix.mstep.newton import newton
 from bayesmix.mstep.rules import Block, Context, Plan, Target, plan_for, rule
 from bayesmix.program import Params
 
@@ -57,6 +58,8 @@ def m_step(
             context = Context(density, params, density.whole(statistics), data)
             value = block.update(block.target, context.at(block.target))
             params = params | {block.target.name: value}
+        elif block.kind == "newton" and isinstance(statistics, Bent):
+            params = newton(density, block.turns, params, statistics, data)
         elif block.kind == "closed":
             params = least_squares(density, block.sites, params, statistics, data)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from bayesmix.density import Data, Density, density_of
+from bayesmix.density import Data, Density, Turn, density_of
 from bayesmix.density.layout import line_columns
 from bayesmix.families import Family
 from bayesmix.families.lines import Lines
@@ -22,6 +22,7 @@ from bayesmix.families.partial import CellWise, counted
 from bayesmix.families.product import Product, Slot
 from bayesmix.graph import axes, core, degree, multiple_of
 from bayesmix.mstep.lines import line_sites
+from bayesmix.mstep.newton import turns_of
 from bayesmix.program import Link, Mixture, Params, Site
 from bayesmix.sweep import Statistics, count_statistics
 
@@ -117,13 +118,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Block:
-    """Sites updated together. ``kind`` is "closed" or "ascent"."""
+    """Sites updated together. ``kind`` is "closed", "newton" or "ascent".
+
+    ``turns``: how Newton's Hessian is taken.
+    """
 
     sites: tuple[str, ...]
     kind: str
     text: str
     target: Target | None = None
     update: Update | None = None
+    turns: tuple[Turn, ...] = ()
 
     def describe(self) -> str:
         return f"{', '.join(self.sites)}: {self.text}"
@@ -138,7 +143,12 @@ class Plan:
     @property
     def ascent(self) -> tuple[str, ...]:
         """Sites without a closed form."""
-        return next((block.sites for block in self.blocks if block.kind == "ascent"), ())
+        return next((block.sites for block in self.blocks if block.kind != "closed"), ())
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """How the Hessian of Newton's M-step is taken; () where there is none."""
+        return next((block.turns for block in self.blocks if block.kind == "newton"), ())
 
     def __str__(self) -> str:
         return "\n".join(block.describe() for block in self.blocks)
@@ -207,8 +217,16 @@ def _plan(mixture: Mixture) -> Plan:
     order = {"weights": 0, "loc": 1}
     closed.sort(key=lambda each: order.get(_plain(each.target.link) if each.target else "loc", 2))
     if rest:
-        closed.append(Block(tuple(rest), "ascent", "ascent on Q" + _reach(mixture, family)))
+        closed.append(_climbed(mixture, tuple(rest)))
     return Plan(tuple(closed))
+
+
+def _climbed(mixture: Mixture, sites: tuple[str, ...]) -> Block:
+    """The block of all sites without a closed form."""
+    turns, reach = turns_of(mixture, sites), _reach(mixture, density_of(mixture).family)
+    if turns:
+        return Block(sites, "newton", "Newton's step on Q" + reach, turns=turns)
+    return Block(sites, "ascent", "ascent on Q" + reach)
 
 
 def _reach(mixture: Mixture, family: Family | None) -> str:
