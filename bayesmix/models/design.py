@@ -47,8 +47,12 @@ def prepare_arguments(
         raise ValueError("the data of a regression are X and y: y, the response, is missing")
     response = np.full(len(X), np.nan) if y is None else _vector("y", y)
     N = len(response)
+    if not N:
+        raise ValueError("X and y must have at least one row, got none")
     _check_rows(X, y)
     columns = _columns("X", X, N, known["X"])
+    if np.ndim(trials) == 0 and trials is not None:
+        trials = np.full(N, trials)
     arrays: dict[str, Any] = {"offset": offset, "trials": trials}
     arrays = {n: _vector(n, a, N) for n, a in arrays.items() if a is not None}
     if (trials is None) == (family == "binomial"):

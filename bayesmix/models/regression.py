@@ -54,7 +54,7 @@ def regression(
     y : response (N,). A missing one (NaN) is integrated out: its row tells nothing about the lines,
         and its cluster is known as far as weights and groups tell. Covariates must be known.
     offset : known part of the linear predictor (N,), such as the log of an exposure.
-    trials : numbers of trials (N,), for "binomial".
+    trials : numbers of trials (N,), or one for all, for "binomial".
     gating : covariates Z (N, Q) of the weights (concomitant variables, mixture of experts):
         p(z = k | Z) = softmax(gate' [1, Z])_k.
     groups : labels (N,); rows with the same label share one assignment (repeated measurements).
