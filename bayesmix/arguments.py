@@ -165,8 +165,17 @@ def _unmasked(array: np.ma.MaskedArray[Any, Any]) -> np.ndarray:
 def _table_values(table: Any, where: str) -> np.ndarray:
     if not hasattr(table, "columns"):
         return np.asarray(table.to_numpy())
+    names = list(table.columns)
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"{where} has several columns {str(twice)!r}: give each its own name")
     for name in table.columns:
         column = np.asarray(table[name].to_numpy())
+        if column.dtype.kind in "mM":
+            raise ValueError(
+                f"{where}: column {str(name)!r} holds {column.dtype.name} values; make numbers of "
+                "them"
+            )
         if column.dtype.kind not in "biufO":
             raise ValueError(
                 f"{where}: column {str(name)!r} is text ({str(column[:1].tolist()[0])!r}, ...); "

@@ -36,7 +36,7 @@ def impute(result: EMResult | NUTSResult, key: Any = None, *, draws: int | None 
     unsure; EM's are all at the MAP, which leaves the uncertainty of the parameters out.
 
     Raises ValueError for programs with several axes of rows or with groups, and for draws without
-    a key.
+    a key or a key without draws.
     """
     mixture = result.mixture
     grouped = any(site.group is not None for site in mixture.observed)
@@ -46,6 +46,11 @@ def impute(result: EMResult | NUTSResult, key: Any = None, *, draws: int | None 
             "grids of rows, no MixtureGeneral"
         )
     samples = _samples(result)
+    if draws is None and key is not None:
+        raise ValueError(
+            "impute fills in the data of the fit, and takes a random key together with draws= "
+            "only: impute(result), or impute(result, key, draws=20)"
+        )
     if draws is None:
         return _as_given(mixture, _means(mixture, samples))
     if key is None:

@@ -604,6 +604,8 @@ def test_imputes_conditional_means_and_draws_around_them():
     assert (np.abs(drawn.to_numpy().mean(0) - expected)[~seen] < oracles.Z * error).all()
     with pytest.raises(ValueError, match="random key"):
         bm.impute(em, draws=3)
+    with pytest.raises(ValueError, match="the data of the fit"):
+        bm.impute(em, X_GAPS[:2])
 
 
 def test_imputes_counts_and_categories():

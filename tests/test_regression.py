@@ -270,10 +270,25 @@ def test_new_rows_have_the_columns_and_the_offset_of_the_fit():
             em.predict(other, y, offset=ones)
     with pytest.raises(ValueError, match="give offset= for the new rows"):
         em.predict(plain, y)
+    with pytest.raises(ValueError, match="the fit had no gating"):
+        em.predict(plain, y, offset=ones, gating=ones)
     with pytest.raises(ValueError, match="y, the response, is missing"):
         bm.trace(program, plain)
+    with pytest.raises(ValueError, match=r"takes its data as \(X, y, offset, .*'exposure'"):
+        bm.trace(program, plain, y, exposure=ones)
     same = em.predict_proba(plain.to_numpy(), y, offset=ones)
     np.testing.assert_allclose(same, em.responsibilities, rtol=1e-12)
+
+
+@pytest.mark.parametrize("option", ["gating", "groups"])
+def test_new_rows_come_with_the_options_of_the_fit(option):
+    table, y = _table()
+    given = {option: np.arange(len(y)) // 2}
+    em = bm.EM(bm.models.regression(2), restarts=1, max_steps=3, progress_bar=False)
+    em = em.run(jax.random.key(0), table["age"], y, **given)
+    assert em.predict_mean(table["age"], **given).shape == y.shape
+    with pytest.raises(ValueError, match=f"the fit had {option}: give {option}="):
+        em.predict_mean(table["age"])
 
 
 def test_rows_of_covariates_and_response_go_together():

@@ -64,9 +64,10 @@ def prepare_arguments(
     common = _shared(shared, columns)
     for number, name in enumerate(columns.names):
         coords["shared_covariate" if number in common else "covariate"].append(name)
-    fitted = known.setdefault("fitted", {"offset": offset is not None})
-    if fitted["offset"] and offset is None:
-        raise ValueError("the fit had an offset: give offset= for the new rows, too")
+    options = {"offset": offset, "gating": gating, "groups": groups}
+    had = {name: value is not None for name, value in options.items()}
+    fitted = known.setdefault("fitted", {"options": had})
+    _check_options(fitted["options"], options)
     _check_names("X", fitted, columns)
     if fitting:
         _check_design("X", columns, flat=prior == "flat")
@@ -101,6 +102,15 @@ def _check_rows(X: Any, y: Any) -> None:
             f"row {row} is {labels[row]!r} in X and {others[row]!r} in y: bring them into one "
             "order, or give y as an array"
         )
+
+
+def _check_options(fitted: Mapping[str, bool], options: Mapping[str, Any]) -> None:
+    """New data come with what the fit had, and without gating where it had none."""
+    for name, value in options.items():
+        if fitted[name] and value is None:
+            raise ValueError(f"the fit had {name}: give {name}= for the new rows, too")
+    if options["gating"] is not None and not fitted["gating"]:
+        raise ValueError("the fit had no gating: its weights do not depend on covariates")
 
 
 def _check_names(argument: str, fitted: dict[str, Any], columns: Columns) -> None:
@@ -182,6 +192,8 @@ def _columns(argument: str, given: Any, N: int, levels: Mapping[str, Any]) -> Co
         if len(column) != N:
             raise ValueError(f"{argument} has {len(column)} rows but y has {N}: one row for each")
         array = np.asarray(column)
+        if array.dtype.kind in "mMc":
+            raise ValueError(f"{label} holds {array.dtype.name} values: make numbers of them")
         if name in levels or array.dtype.kind not in "biuf":
             array, own = _coded(label, column, array, levels.get(name))
         else:

@@ -81,6 +81,13 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
         for names, kind in columns.items()
     )
     for names, kind in blocks:
+        taken = [name for name in names if name in OWN]
+        if taken or not all(isinstance(name, str) for name in names):
+            found = (taken or [name for name in names if not isinstance(name, str)])[0]
+            raise ValueError(
+                f"column {found!r} cannot give its sites their names: rename it, as in "
+                f"table.rename(columns={{{found!r}: 'column_{found}'}})"
+            )
         if len(names) > 1 and kind != "gaussian":
             raise ValueError(
                 f"columns {names} are one block, which must be 'gaussian', not {kind!r}: give each "
@@ -91,6 +98,9 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
                 f"column {names[0]!r} is {kind!r}, which has no flat prior: use prior='default'"
             )
     return _mixed(blocks, cluster_count(K), one_of("prior", prior, PRIORS))
+
+
+OWN = ("weights", "z", "cluster", "obs_id")  # what the program itself calls so
 
 
 @once
@@ -250,6 +260,8 @@ def _numbers(table: Any, blocks: tuple[Block, ...], levels: dict[str, Any]) -> d
                     )
             found[name] = _checked(name, values)
     sizes = {name: len(values) for name, values in found.items()}
+    if not all(sizes.values()):
+        raise ValueError("the table must have at least one row, got none")
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the columns differ in their number of rows: {sizes}")
     return found

@@ -155,9 +155,19 @@ def _regression(K: int, family: str, shared: tuple[Any, ...], prior: str) -> Pro
             response = _response(family, eta[rows, mine], scale[mine], trials)
             numpyro.sample("y", response, obs=y, infer=MISSING)
 
-    def prepare(X: Any, y: Any = None, *, levels: Any = None, **rest: Any) -> Any:
+    def prepare(
+        X: Any,
+        y: Any = None,
+        *,
+        offset: Any = None,
+        trials: Any = None,
+        gating: Any = None,
+        groups: Any = None,
+        levels: Any = None,
+    ) -> Any:
         """The program's arguments as numbers, with the names and categories they stand for."""
-        return prepare_arguments(family, shared, prior, X, y, levels=levels, **rest)
+        given = {"offset": offset, "trials": trials, "gating": gating, "groups": groups}
+        return prepare_arguments(family, shared, prior, X, y, levels=levels, **given)
 
     program.prepare = prepare  # type: ignore[attr-defined]
     program.__name__ = program.__qualname__ = f"regression_{family}_{prior}"

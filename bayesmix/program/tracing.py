@@ -27,6 +27,7 @@ from bayesmix.program.mixture import Mixture
 from bayesmix.reader import NEEDS_VALUES, Reading, read
 
 LIBRARIES = {"bayesmix", "jax", "jaxlib", "numpy", "numpyro", "scipy"}
+READ = {"levels"}  # what a program's reading of tables is told of the fit
 NO_VALUE = (
     "it needs the number in a latent site, which has none while the program is read: write jnp "
     "where NumPy is called (jnp.log for np.log), and jnp.where(condition, a, b) for a Python if"
@@ -53,9 +54,9 @@ def arguments_of(
 ) -> Arguments:
     """The arguments of a program as arrays; read by the program itself where it reads tables."""
     prepare = getattr(program, "prepare", None)
+    _check_call(program, prepare or program, args, kwargs)
     if prepare is None:
         return read_arguments(args, kwargs)
-    _check_call(program, prepare, args, kwargs)
     labels = row_labels_of(args, kwargs)
     return replace(read_arguments(*prepare(*args, **kwargs)), index=labels)
 
@@ -87,18 +88,15 @@ def mixture_of(program: Callable[..., Any], arguments: Arguments) -> Mixture:
     return mixture
 
 
-def _check_call(program: Any, prepare: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Data that a program which reads tables cannot be called with."""
-    signature = inspect.signature(prepare)
+def _check_call(program: Any, called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse data that a program, or what reads its tables, cannot be called with."""
+    signature = inspect.signature(called)
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        needed = [
-            name for name, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
-        ]
-        raise ValueError(
-            f"{program.__name__} takes its data as ({', '.join(needed)}): {error}"
-        ) from None
+        needed = ", ".join(name for name in signature.parameters if name not in READ)
+        name = getattr(program, "__name__", "the program")
+        raise ValueError(f"{name} takes its data as ({needed}): {error}") from None
 
 
 def _read_anew(program: Callable[..., Any], arguments: Arguments) -> Mixture:
