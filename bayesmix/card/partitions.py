@@ -64,6 +64,7 @@ def compare(em: Any, source: Source) -> Compared:
         "em_rand": adjusted_rand(mine, estimate),
         "em_clusters": clusters_in_words(mine),
         "estimate_clusters": clusters_in_words(estimate.labels),
+        "estimate_number": len(np.unique(estimate.labels)),
         "occupied": np.bincount(draws.max(axis=1) + 1) / len(draws),
         "partition_rows": len(rows),
         "partition_draws": len(draws),

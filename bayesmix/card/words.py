@@ -229,15 +229,23 @@ def responsibility_sentence(f: dict[str, Any]) -> str:
 def partition_sentence(f: dict[str, Any]) -> str:
     """What EM's partition would cost in place of the point estimate, and how sure that is."""
     low, high = f["rand_range"]
-    sure = f"90% of the draws have an adjusted Rand index of {low:.2f} to {high:.2f} with"
-    if f["em_vi"] < 1e-9:
-        same = f"EM's partition is the posterior's point estimate, {f['estimate_clusters']}"
-        return f"{same}; {sure} it."
+    same = f["em_vi"] < 1e-9
+    if f["estimate_number"] == 1:  # the index is then 0, whatever the draws
+        sure = (
+            "so observations cannot be told apart one by one, however clear the parameters of the "
+            "clusters may be"
+        )
+    else:
+        of = "it" if same else "the estimate"
+        sure = f"90% of the draws have an adjusted Rand index of {low:.2f} to {high:.2f} with {of}"
+    if same:
+        found = f"EM's partition is the posterior's point estimate, {f['estimate_clusters']}"
+        return f"{found}; {sure}."
     more = _percent(f["excess"], f["expected_vi"])
     return (
         f"EM's partition ({f['em_clusters']}) is expected to cost {more} more than the posterior's "
         f"point estimate, which lies {f['em_vi']:.3f} bits of VI (adjusted Rand {f['em_rand']:.3f})"
-        f" from it and has {f['estimate_clusters']}; {sure} the estimate."
+        f" from it and has {f['estimate_clusters']}; {sure}."
     )
 
 

@@ -1,9 +1,9 @@
 """Pictures of a fitted mixture: data, clusters, partitions, and EM against NUTS.
 
-Every function takes results (`EMResult`, `NUTSResult`), DataTrees, partitions or labels, and
-returns a matplotlib Figure; those that draw into one panel also take `ax=`. Draws of NUTS are
-relabelled first, so a colour is one cluster throughout; partitions need no names, and pictures of
-one give each of its clusters the colour of its number.
+Functions take what they draw, results (`EMResult`, `NUTSResult`), DataTrees, partitions or labels
+(each page says which), and return a matplotlib Figure; those that draw into one panel also take
+`ax=`. Draws of NUTS are relabelled first, so a colour is one cluster throughout; partitions need no
+names, and pictures of one give each of its clusters the colour of its number.
 
 Lives here: drawing. Does not live here: any number that `card`, `partition` or a DataTree does not
 already hold, except densities on a grid.
