@@ -178,7 +178,7 @@ def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]
     carried = []
     ahead = list(zip(modes, scouted, begun, strict=True))
     for mode, run, (state, history, left, place) in progress(ahead, "mode"):
-        if float(state.log_joint) + 4 * left >= reached:
+        if not float(state.log_joint) + 4 * left < reached:  # NaN, too: a row is impossible there
             run = climber.climb(state, history, run.pairs, place=place)
             seen = replace(run.mode, starts=mode.starts, moves=mode.moves)
             carried.append(run._replace(mode=seen))

@@ -12,7 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpyro.distributions as dist
+from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import (
+    IdentityTransform,
+    IndependentTransform,
+    ZeroSumTransform,
+)
 
 from bayesmix.coordinates import constrain, free
 from bayesmix.density import Bent, Data, Density, Turn, count_directions, density_of
@@ -20,23 +26,52 @@ from bayesmix.graph import carried
 from bayesmix.program import Mixture, Params
 
 MOST = 16  # directions that a pass may take; beyond, Q is climbed by its slope alone
+# Responses with a smooth log density: of a Laplace, say, Q has no bend in the location.
+RESPONSES = {
+    dist.Poisson,
+    dist.BernoulliProbs,
+    dist.BernoulliLogits,
+    dist.BinomialProbs,
+    dist.BinomialLogits,
+    dist.CategoricalProbs,
+    dist.CategoricalLogits,
+    dist.GeometricProbs,
+    dist.GeometricLogits,
+    dist.Exponential,
+}
 
 
 def turns_of(mixture: Mixture, sites: tuple[str, ...]) -> tuple[Turn, ...]:
     """How the Hessian of Q in these sites is to be taken; () where it would not pay.
 
-    It does where rows come in chunks, so that each value of Q costs a pass that makes the
-    responsibilities anew. On fewer rows these are held, and Newton takes longer to compile.
+    It does for generalised linear models, and weights that depend on covariates, whose rows come in
+    chunks, so that each value of Q costs a pass that makes the responsibilities anew. On fewer rows
+    these are held, and Newton takes longer to compile.
     """
-    if density_of(mixture).portion is None:
+    responses = {kind for site in mixture.observed for kind in site.components}
+    fits = responses <= RESPONSES and all(_is_real(mixture.sites[name].support) for name in sites)
+    if density_of(mixture).portion is None or not fits:
         return ()
+    turns = turns_in(mixture, sites)
+    return turns if count_directions(turns) <= MOST else ()
+
+
+def turns_in(mixture: Mixture, sites: tuple[str, ...]) -> tuple[Turn, ...]:
+    """The Hessian's directions, as few as the components' arithmetic allows."""
     components = mixture.reading.components
-    turns = tuple(
+    return tuple(
         Turn(name, site.shape, _apart(components, name, site.cluster_axis))
         for name, site in mixture.sites.items()
         if name in sites
     )
-    return turns if count_directions(turns) <= MOST else ()
+
+
+def _is_real(support: Any) -> bool:
+    """Whether unconstrained coordinates are the values themselves, or linear in them."""
+    transform = biject_to(jax.tree.unflatten(support, [1.0] * support.num_leaves))
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return isinstance(transform, IdentityTransform | ZeroSumTransform)
 
 
 def _apart(components: Any, name: str, axis: int | None) -> int | None:
@@ -51,23 +86,26 @@ def newton(
 ) -> Params:
     """Params with the sites of ``turns`` moved to the maximum of Q's quadratic and the prior.
 
-    Where Q does not bend down in some direction, the move goes up it by the size of the bend.
+    Where Q does not bend down in some direction, the move goes up it by the size of the bend; where
+    it has no second derivatives, up the slope.
     """
     sites = tuple(turn.site for turn in turns)
     here = jnp.concatenate([statistics.at[name].reshape(-1) for name in sites])
     slope = jnp.concatenate([statistics.slope[name].reshape(-1) for name in sites])
+    known = jnp.all(jnp.isfinite(statistics.bend))
+    bend = jnp.where(known, statistics.bend, -jnp.eye(len(here)) * jnp.linalg.norm(slope))
     z = free(density, params, data, sites)
 
     def model(z: jax.Array) -> jax.Array:
         values = constrain(density, z, data, sites)
         move = jnp.concatenate([values[name].reshape(-1) for name in sites]) - here
-        fit = slope @ move + move @ statistics.bend @ move / 2
+        fit = slope @ move + move @ bend @ move / 2
         return fit + density.log_prior(params | values, data)
 
     move = uphill(jax.grad(model)(z), -jax.hessian(model)(z))
     after = constrain(density, z + move, data, sites)
-    whole = jnp.all(jnp.isfinite(move)) & jnp.all(jnp.isfinite(ravel_pytree(after)[0]))
-    return params | {name: jnp.where(whole, after[name], params[name]) for name in sites}
+    finite = jnp.all(jnp.isfinite(move))
+    return params | {name: jnp.where(finite, after[name], params[name]) for name in sites}
 
 
 def uphill(gradient: jax.Array, curvature: jax.Array) -> jax.Array:
