@@ -57,10 +57,33 @@ def check_data(mixture: "Mixture") -> None:
                 f"an argument of the program of shape {array.shape} has a missing value (NaN) at "
                 f"row {row}: remove the row or fill it in"
             )
+    _check_possible(mixture, used)
+    _check_labels(mixture)
+
+
+def check_idle_rows(mixture: "Mixture") -> None:
+    """Raise ValueError where a row of weight 0 has a value that no component could have produced.
+
+    Components fitted by their own log_prob have no slope there, and 0 times that is none either.
+    """
+    every = np.ones(mixture.rows, bool)
+    try:
+        for site in mixture.observed:
+            some = _used(site, every)
+            _refuse(np.isnan, "is missing (NaN)", mixture, site, some, _remedy(site))
+            _refuse(np.isinf, "is infinite", mixture, site, some, "remove the row or the value")
+        _check_possible(mixture, every)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; its weight of 0 does not help here, where the components' own log_prob is "
+            "differentiated"
+        ) from None
+
+
+def _check_possible(mixture: "Mixture", used: np.ndarray) -> None:
     for site in mixture.observed:
         _check_trials(mixture, site, _used(site, used))
         _check_support(mixture, site, _used(site, used))
-    _check_labels(mixture)
 
 
 def _used(site: "Observed", used: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from bayesmix.arguments import seed_of
 from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, File
-from bayesmix.checks import check_gaps
+from bayesmix.checks import check_gaps, check_idle_rows
 from bayesmix.climb import Climber, work_of
 from bayesmix.density import (
     Data,
@@ -143,6 +143,8 @@ class EM:
         work = work_of(mixture, mixture.N)
         with jax.enable_x64(True):  # as it was traced: elsewhere it would be read once more
             wide = has_family(mixture)
+            if not wide and mixture.weights is not None:
+                check_idle_rows(mixture)
         with placed(work), arithmetic(self.dtype, wide=wide):
             _check_size(mixture)
             if self.bins is not None:

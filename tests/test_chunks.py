@@ -399,3 +399,24 @@ def test_where_q_has_no_second_derivatives_newton_goes_up_the_slope():
         start, end = (float(bm.log_joint(mixture, params)) for params in (before, after))
     assert end > start
     assert not np.array_equal(after["c"], before["c"])
+
+
+def test_idle_rows_with_impossible_values_are_refused():
+    """A row of weight 0 whose density has no slope; a family's sweep does not ask for it."""
+
+    def costs(y, w, kind):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(2, 2.0)))
+        with numpyro.plate("cluster", 2):
+            level = numpyro.sample("level", dist.LogNormal(0.0, 1.0))
+        with numpyro.plate("obs_id", len(y)), handlers.scale(scale=w):
+            of = dist.Weibull(level, 2.0) if kind == "weibull" else dist.Exponential(level)
+            numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(weights), of), obs=y)
+
+    y, w = np.abs(Y), np.where(np.arange(N) == 5, 0.0, 1.0)
+    y[5] = -1.0
+    with pytest.raises(ValueError, match=r"row 5 is -1.*Weibull.*its weight of 0"):
+        bm.EM(costs, progress_bar=False).run(jax.random.key(0), y, w, "weibull")
+    with pytest.raises(ValueError, match=r"row 5 is -1.*its weight of 0"):
+        bm.NUTS(costs).run(jax.random.key(0), y, w, "weibull", start="prior")
+    em = bm.EM(costs, restarts=1, max_steps=5, progress_bar=False)
+    assert np.isfinite(em.run(jax.random.key(0), y, w, "exponential").log_joint)

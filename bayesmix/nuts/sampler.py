@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer.util import ParamInfo
 
-from bayesmix.checks import check_gaps
+from bayesmix.checks import check_gaps, check_idle_rows
 from bayesmix.climb import work_of
 from bayesmix.curvature import evaluate, seconds_of
-from bayesmix.density import check_bins, data_of, density_of, on_bins
+from bayesmix.density import check_bins, data_of, density_of, has_family, on_bins
 from bayesmix.device import arithmetic, placed
 from bayesmix.em import EM
 from bayesmix.estimate import EMResult
@@ -104,6 +104,9 @@ class NUTS:
         mixture = trace(self.program, *args, **kwargs)
         refuse_improper(mixture, "NUTS")
         check_gaps(mixture)
+        with jax.enable_x64(True):
+            if mixture.weights is not None and not has_family(mixture):
+                check_idle_rows(mixture)
         if isinstance(start, EMResult | SMCResult):
             _check_start(mixture, start)
             if _is_the_same(mixture, start.mixture):
