@@ -127,14 +127,12 @@ class Engine:
         """
         if not self.plan.turns:
             return after, self.e_step(after, data)
-        density, sites = self.density, self.plan.ascent
-        start, end = (free(density, params, data, sites) for params in (here, after))
-        least = log_joint - density.noise(here, None, log_joint, data)
+        moves = {name: after[name] - here[name] for name in self.plan.ascent}  # of real numbers
+        least = log_joint - self.density.noise(here, None, log_joint, data)
 
         def shortened(carry: Any) -> Any:
             size = carry[0] * SHORTER
-            between = constrain(density, start + size * (end - start), data, sites)
-            part = {name: jnp.where(size == 1, after[name], between[name]) for name in sites}
+            part = {name: after[name] - (1 - size) * move for name, move in moves.items()}
             return size, after | part, self.e_step(after | part, data)
 
         def falls(carry: Any) -> Any:
