@@ -3,6 +3,7 @@
 python benchmarks/nuts_ess.py --others PYTHON                every sampler on the seven sets
 python benchmarks/nuts_ess.py faithful --only bayesmix stan  some of it
 python benchmarks/nuts_ess.py --only stan --transitions 300  fewer of the others' transitions
+python benchmarks/nuts_ess.py --only nutpie --seeds 1 2 3    runs of the others with several seeds
 python benchmarks/nuts_ess.py --table                        the table and plot of what was run
 
 PYTHON is an interpreter with PyMC, nutpie and PyStan, by default this one. Every run is a process
@@ -58,7 +59,7 @@ def in_a_process(command, limit):
     return json.loads(said.splitlines()[-1])
 
 
-def run(name, sampler, asked, folder, pivots):
+def run(name, sampler, seed, asked, folder, pivots):
     """One line of the results: one sampler on one set, with the quality of its draws."""
     target = str(Path(folder) / "draws")
     if sampler in THEIRS:
@@ -67,7 +68,7 @@ def run(name, sampler, asked, folder, pivots):
         np.savez(source, x=x, **constants)
         script = str(HERE.with_name("nuts_others.py"))
         command = [asked.others, script, sampler, kind, source, f"{target}.0.npz"]
-        command += [str(asked.transitions)] * 2
+        command += [str(asked.transitions)] * 2 + [str(seed)]
         found = in_a_process(command, asked.limit)
         if found and "compiling" in found:
             found |= {
@@ -84,11 +85,12 @@ def run(name, sampler, asked, folder, pivots):
             sampler,
             target,
             str(asked.transitions),
+            str(seed),
         ]
         found = in_a_process(command, asked.limit)
     line = {"set": name, "sampler": sampler, "limit": asked.limit, "date": time.strftime("%F %R")}
     if sampler not in OURS:
-        line["draws"] = asked.transitions
+        line |= {"draws": asked.transitions, "seed": seed}
     if found is None or "error" in found:
         return line | (found or {"error": f"not finished in {asked.limit:.0f} s"})
     ess, rhat = [], []
@@ -109,9 +111,11 @@ def main():
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds for one run")
     said = "of warm-up, and draws, of each chain of the other samplers"
     parser.add_argument("--transitions", type=int, default=DRAWS, help=said)
+    said = "of the other samplers, a run each (bayesmix: three keys in one run)"
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help=said)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing; print and plot")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         print(json.dumps(one(*asked.one)))
@@ -120,11 +124,11 @@ def main():
     known = lines_of(asked.results)
     pivots = {name: line["pivot"] for (name, _), line in known.items() if "pivot" in line}
     for name in () if asked.table else names or list(SETS)[:7]:
-        for sampler in asked.only or SAMPLERS:
-            if not fits(name, sampler):
-                continue
+        samplers = [each for each in asked.only or SAMPLERS if fits(name, each)]
+        turns = [(each, n) for each in samplers for n in (asked.seeds if each not in OURS else [1])]
+        for sampler, seed in turns:
             with tempfile.TemporaryDirectory() as folder, asked.results.open("a") as results:
-                line = run(name, sampler, asked, folder, pivots)
+                line = run(name, sampler, seed, asked, folder, pivots)
                 print(json.dumps(line), file=results, flush=True)
     latest = lines_of(asked.results)
     print(f"{measured(latest)}\n\n{against(latest)}")

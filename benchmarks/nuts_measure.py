@@ -95,7 +95,7 @@ def save(target, samples):
     np.savez(target, **{site: np.asarray(value, float) for site, value in samples.items()})
 
 
-def numpyro_run(name, target, transitions):
+def numpyro_run(name, target, transitions, seed):
     """NumPyro as in its documentation, so many transitions of warm-up and as many draws.
 
     What it compiles is taken from JAX's own clock.
@@ -115,7 +115,7 @@ def numpyro_run(name, target, transitions):
         progress_bar=False,
     )
     began, wall = time.process_time(), time.perf_counter()
-    mcmc.run(jax.random.key(1), x, extra_fields=("diverging", "num_steps"))
+    mcmc.run(jax.random.key(seed), x, extra_fields=("diverging", "num_steps"))
     cold = time.process_time() - began
     compiling = sum(spent) * min(1.0, cold / (time.perf_counter() - wall))
     save(f"{target}.0.npz", mcmc.get_samples(group_by_chain=True))
@@ -135,10 +135,10 @@ COMPILING = {
 }
 
 
-def one(name, sampler, target, transitions):
+def one(name, sampler, target, transitions, seed):
     """What is measured of one sampler of this venv; its draws go to files that begin as target."""
     if sampler == "numpyro":
-        found = numpyro_run(name, target, int(transitions))
+        found = numpyro_run(name, target, int(transitions), int(seed))
     elif sampler == "bayesmix-smc":
         found = by_smc(name, target)
     else:

@@ -1,6 +1,6 @@
 """The sets of nuts_ess.py as PyMC and Stan programs, with the same priors; run by it.
 
-python nuts_others.py pymc|nutpie|stan kind data.npz draws.npz warmup draws
+python nuts_others.py pymc|nutpie|stan kind data.npz draws.npz warmup draws seed
 
 draws.npz gets the sites, each (chain, draw, *shape), and prints one line of JSON: CPU seconds of
 compiling and of warm-up with draws, divergences, gradients. Needs no bayesmix.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-CHAINS, SEED = 4, 1
+CHAINS = 4
 
 
 def cpu():
@@ -69,7 +69,7 @@ def pymc_model(kind, x, K, centre=0.0, spread=1.0, middle=1.0):
     return model
 
 
-def by_pymc(kind, given, warmup, draws):
+def by_pymc(kind, given, warmup, draws, seed):
     import pymc as pm
 
     began = cpu()
@@ -79,7 +79,7 @@ def by_pymc(kind, given, warmup, draws):
             tune=warmup,
             chains=CHAINS,
             cores=1,
-            random_seed=SEED,
+            random_seed=seed,
             progressbar=False,
             compute_convergence_checks=False,
             discard_tuned_samples=False,
@@ -91,7 +91,7 @@ def by_pymc(kind, given, warmup, draws):
     return tree["posterior"], tree["sample_stats"]["diverging"], whole - sampling, sampling, steps
 
 
-def by_nutpie(kind, given, warmup, draws):
+def by_nutpie(kind, given, warmup, draws, seed):
     import nutpie
 
     began = cpu()
@@ -103,7 +103,7 @@ def by_nutpie(kind, given, warmup, draws):
         tune=warmup,
         chains=CHAINS,
         cores=1,
-        seed=SEED,
+        seed=seed,
         progress_bar=False,
         save_warmup=True,
     )
@@ -176,14 +176,14 @@ def stan_program(kind):
     """
 
 
-def by_stan(kind, given, warmup, draws):
+def by_stan(kind, given, warmup, draws, seed):
     import stan
 
     x = given["x"]
     data = {name: value for name, value in given.items() if name != "x"}
     data |= {"N": len(x), "x": x.tolist()} | ({"D": x.shape[1]} if x.ndim > 1 else {})
     began = cpu()
-    model = stan.build(stan_program(kind), data=data, random_seed=SEED)
+    model = stan.build(stan_program(kind), data=data, random_seed=seed)
     compiling = cpu() - began
     fit = model.sample(num_chains=CHAINS, num_warmup=warmup, num_samples=draws, save_warmup=True)
     sampling = cpu() - began - compiling
@@ -198,12 +198,12 @@ def by_stan(kind, given, warmup, draws):
     return sites, chains("divergent__")[:, warmup:], compiling, sampling, steps
 
 
-def main(sampler, kind, source, target, warmup, draws):
+def main(sampler, kind, source, target, *numbers):
     with np.load(source) as arrays:
         given = {name: value if value.ndim else value.item() for name, value in arrays.items()}
     given["K"] = int(given["K"])
     run = {"pymc": by_pymc, "nutpie": by_nutpie, "stan": by_stan}[sampler]
-    sites, diverging, compiling, sampling, steps = run(kind, given, int(warmup), int(draws))
+    sites, diverging, compiling, sampling, steps = run(kind, given, *map(int, numbers))
     names = {"weights", "loc", "scale", "corr", "rate", "probs"} & set(sites)
     np.savez(target, **{name: np.asarray(sites[name], float) for name in names})
     measured = {"compiling": compiling, "sampling": sampling, "steps": steps}

@@ -22,19 +22,38 @@ WISHED = {  # which of ours; times as fast as the best of THEIRS, as NumPyro; se
 
 
 def lines_of(path):
-    """The latest result of each set and sampler."""
+    """The latest result of each set and sampler, seeds together."""
     latest = {}
     for text in path.read_text().splitlines() if path.exists() else ():
         line = json.loads(text)
-        latest[line["set"], line["sampler"]] = line
-    return latest
+        runs = latest.setdefault((line["set"], line["sampler"]), {})
+        runs.pop(line.get("seed", 1), None)  # so that the newest comes last
+        runs[line.get("seed", 1)] = line
+    return {key: together(list(runs.values())) for key, runs in latest.items()}
+
+
+def together(runs):
+    """One line of the runs that are as long as the newest; without those that came to nothing."""
+    runs = [line for line in runs if line.get("draws") == runs[-1].get("draws")]
+    done = [line for line in runs if "error" not in line]
+    if not done:
+        return runs[-1]
+    line = done[-1] | {"cold": [each["cold"] for each in done]}
+    for name in ("warm", "ess", "rhat"):
+        line[name] = [value for each in done for value in each[name]]
+    line["all means"] = [each["means"] for each in done]
+    if "steps" in line:
+        line["steps"] = statistics.mean(each["steps"] for each in done)
+        line["divergences"] = sum(each["divergences"] for each in done)
+    return line
 
 
 def apart(line, other):
-    """Largest distance of posterior means, in combined Monte-Carlo standard errors."""
-    ours, theirs = line["means"], other["means"]
-    assert [each[0] for each in ours] == [each[0] for each in theirs]
-    pairs = zip(ours, theirs, strict=True)
+    """Largest distance of posterior means, in combined Monte-Carlo standard errors, any run."""
+    pairs = [
+        pair for means in line["all means"] for pair in zip(means, other["means"], strict=True)
+    ]
+    assert all(ours[0] == theirs[0] for ours, theirs in pairs)
     return max(abs(a[1] - b[1]) / (a[2] ** 2 + b[2] ** 2) ** 0.5 for a, b in pairs)
 
 
@@ -61,7 +80,7 @@ def rates(line, latest):
     if reference is not line and apart(line, reference) > WRONG:
         return (), ()
     warm = [ess / seconds for ess, seconds in zip(line["ess"], line["warm"], strict=True)]
-    return warm, (line["ess"][0] / line["cold"],)
+    return warm, [ess / seconds for ess, seconds in zip(line["ess"], line["cold"], strict=False)]
 
 
 def spread(values, digits=0):
@@ -102,7 +121,7 @@ def against(latest):
         plain = [times(own, name, ("numpyro",), latest, phase) for phase in (0, 1)]
         wishes = [str(wish or "") for wish in (three, numpyro, seconds)]
         row = [said, best[0], wishes[0], plain[0], wishes[1], best[1], plain[1]]
-        rows.append([*row, f"{line['cold']:.1f}", wishes[2]])
+        rows.append([*row, spread(line["cold"], 1), wishes[2]])
     return table(heads, rows)
 
 
@@ -146,7 +165,7 @@ def cells(line, latest):
     known = "steps" in line
     return [
         *first,
-        f"{line['cold']:.1f}",
+        spread(line["cold"], 1),
         spread(line["warm"], 2),
         spread(line["again"], 2) if "again" in line else "",
         spread(line["ess"]) if known else "",
