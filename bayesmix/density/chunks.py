@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.device import platform
 from bayesmix.portion import Portion
 from bayesmix.program import Params
 
-CACHED = 2**17  # bytes of the components of one chunk
+CACHED, BUSY = 2**17, 2**27  # bytes of the components of one chunk, on a CPU and elsewhere
 SHORTEST, LONGEST = 512, 8192
 
 
@@ -49,10 +50,14 @@ class Given(NamedTuple):
 def portion_rows(N: int, K: int, cells: int) -> int:
     """Rows of a chunk; ``cells`` of each row and cluster.
 
-    A power of 2, or less where chunks of that length would end in many rows that are none.
+    A power of 2, or less where chunks of that length would end in many rows that are none. An
+    accelerator takes many at once, though never all: chunks are how rows are taken apart.
     """
-    fitting = CACHED // (8 * K * cells)
-    longest = int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
+    if platform() == "cpu":
+        fitting, most = CACHED // (8 * K * cells), LONGEST
+    else:
+        fitting, most = BUSY // (8 * K * cells), max(-(-N // 2), SHORTEST)
+    longest = int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, most))
     even, coarse = -(-N // -(-N // longest)), max(longest // 16, 8)
     return -(-even // coarse) * coarse
 
