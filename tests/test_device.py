@@ -20,7 +20,7 @@ HERE = jax.default_backend() != "cpu"
 
 
 def laid_out(monkeypatch, where, devices=1):
-    monkeypatch.setattr(sweep, "platform", lambda: where)
+    monkeypatch.setattr(sweep.rows, "platform", lambda: where)
     x = np.random.default_rng(0).normal(size=(30_000, 3))
     return sweep.rows_of(x, None, FAMILY, 4, "float64", devices)
 
