@@ -43,6 +43,16 @@ def expected_draws(
     return _over(mixture, draws, args, kwargs, lambda one, held: jax.lax.map(one, held))
 
 
+def expected_at(
+    mixture: Mixture, arguments: Arguments, groups: Any, draws: Mapping[str, Any]
+) -> Expected:
+    """As ``expected_draws``, for arguments that are numbers already, and the rows' groups or None.
+
+    They are not checked against those of the fit.
+    """
+    return _at(mixture, arguments, groups, draws, lambda one, held: jax.lax.map(one, held))
+
+
 def expected_mean(
     mixture: Mixture, draws: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -75,9 +85,13 @@ def _over(
     go: Any,
 ) -> Any:
     """What ``go`` makes of the function of params, and the draws; as NumPy arrays."""
-    arguments = new_arguments(mixture, args, kwargs)
     groups = _groups(mixture, args, kwargs)
+    return _at(mixture, new_arguments(mixture, args, kwargs), groups, draws, go)
 
+
+def _at(
+    mixture: Mixture, arguments: Arguments, groups: Any, draws: Mapping[str, Any], go: Any
+) -> Any:
     def one(params: Params) -> Expected:
         return _expected(mixture, arguments, groups, params)
 

@@ -66,7 +66,10 @@ def prepare_arguments(
         coords["shared_covariate" if number in common else "covariate"].append(name)
     options = {"offset": offset, "gating": gating, "groups": groups}
     had = {name: value is not None for name, value in options.items()}
-    fitted = known.setdefault("fitted", {"options": had})
+    said = getattr(y, "name", None)
+    fitted = known.setdefault(
+        "fitted", {"options": had, "response": "y" if said is None else str(said)}
+    )
     _check_options(fitted["options"], options)
     _check_names("X", fitted, columns)
     if fitting:

@@ -20,7 +20,9 @@ from bayesmix.plots.canvas import (
     put_title,
     styled,
 )
+from bayesmix.plots.lines import draw_lines
 from bayesmix.plots.plane import not_shown, position, shrinkage
+from bayesmix.plots.response import is_regression
 from bayesmix.plots.view import PROB, View, band, component_densities, moments_of, view_of
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ def density(result: Any, x: Any = None, *, ax: Axes | None = None) -> Figure:
     if getattr(result, "mixture", None) is None:
         raise ValueError("density needs a result of EM or NUTS: a tree holds no density")
     view = view_of(result)
+    if is_regression(view):
+        raise ValueError(
+            "the density of a regression differs by row: plots.clusters draws its lines"
+        )
     values, gone = _one_column(view)
     discrete = view.family.startswith(DISCRETE)
     grid = _grid(values, discrete) if x is None else np.asarray(x, float).reshape(-1)
@@ -151,10 +157,23 @@ def clusters(
     so that their spread is the posterior's. data : DataFrame or array, default the observed data.
     columns : names or numbers; two give one panel, more (the default, up to 5) a grid of pairs.
     An ellipse holds 95 % of its cluster (for Gaussian components; else only centres are marked).
+
+    A result of a regression is drawn as lines: the response against each covariate (columns= names
+    one or several), with each cluster's mean (of NUTS with 95 % bands) where the other covariates
+    are at their means; with several, also against the fitted means. Rows have the colour of their
+    most probable cluster, faint where it is not certain; rows of a group are joined. Squares and
+    products of columns move with them. Binomial responses are drawn as shares, Poisson ones with an
+    offset as y / exp(offset), Normal ones less their offset.
     """
     view = view_of(source, data)
+    if is_regression(view) and data is None:
+        with styled():
+            return draw_lines(view, columns, ax)
     if view.data.ndim == 1 or view.data.shape[1] == 1:
-        raise ValueError("clusters draws two columns or more and the data have one: use density")
+        raise ValueError(
+            "clusters draws two columns or more and the data have one: use density"
+            + ("" if view.mixture else ", or for the lines of a regression give the result itself")
+        )
     chosen = _chosen(view, columns)
     moments = moments_of(view)
     with styled():

@@ -35,7 +35,7 @@ class View:
     """A result or tree as arrays; clusters carry one name in all draws.
 
     draws : site -> (S, *shape). resp : (S, N, K) or None where too large. mean_resp : (N, K).
-    data : (N, D) or (N,). columns : names of the data's columns.
+    data : (N, D) or (N,), of groups their means. columns : names of the data's columns.
     """
 
     method: str
@@ -83,9 +83,10 @@ def view_of(source: Any, data: Any = None) -> View:
     }
     site = str(tree.attrs["site"])
     observed = _observed(tree, site)
-    values = np.asarray(observed.to_numpy() if data is None else data)
+    mixture: Any = getattr(source, "mixture", None)
+    grouped = data is None and mixture is not None and mixture.observed[0].group is not None
+    values = np.asarray(mixture.value if grouped else observed.to_numpy() if data is None else data)
     rows = len(_row_dims(tree, site))
-    mixture = getattr(source, "mixture", None)
     resp, mean = _resp(source, tree, mixture)
     return View(
         method=str(tree.attrs["inference_method"]),
