@@ -7,7 +7,7 @@ smoothing (PSIS) says by k-hat whether the weights can carry the difference.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from bayesmix.importance import FEWEST, bound, in_cell, log_mean, smoothed
 from bayesmix.laplace import Geometry, climb, refuse_improper
 from bayesmix.portrait import portrait
 from bayesmix.program import Mixture
-from bayesmix.sheet import Sheet, Table
+from bayesmix.sheet import Sheet, Shown, Table
 from bayesmix.symmetry import aligned, exchangeable, log_order
 
 MOST_MODES = 16
@@ -49,8 +49,8 @@ class ModeShare(NamedTuple):
     corrected: float
 
 
-@dataclass(frozen=True, eq=False)
-class LaplaceResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class LaplaceResult(Shown):
     """Draws from the Laplace approximation: ``params`` {site: (draw, *shape)}, NumPy, float64.
 
     ``log_weights`` (draw,) are smoothed importance weights, normalised, to be used with ``params``
@@ -75,7 +75,7 @@ class LaplaceResult:
     notes: tuple[str, ...]
     seconds: float
     seed: str
-    settings: dict[str, Any] = field(repr=False)
+    settings: dict[str, Any]
 
     __getstate__ = own_fields
 
@@ -139,6 +139,7 @@ class LaplaceResult:
             found[name] = np.sqrt(np.tensordot(weights, deviation**2, 1))
         return found
 
+    @property
     def _sheet(self) -> Sheet:
         tables, left = portrait(self.mixture, self.standard_errors, self.start.modes[0].counts)
         lines: list[str | Table] = [
@@ -158,12 +159,6 @@ class LaplaceResult:
             *(f"note: {note}" for note in self.notes),
         ]
         return Sheet(tuple(lines))
-
-    def __repr__(self) -> str:
-        return self._sheet().lines
-
-    def _repr_html_(self) -> str:
-        return self._sheet().markup()
 
 
 def laplace(

@@ -8,7 +8,7 @@ that need longer are gathered and go on together, so that few wait for the slowe
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from bayesmix.portrait import portrait
 from bayesmix.program import Mixture, Params
 from bayesmix.relabel.blocks import Responsibilities
 from bayesmix.relabel.methods import align, disagreement
-from bayesmix.sheet import Sheet, Table
+from bayesmix.sheet import Sheet, Shown, Table
 from bayesmix.symmetry import exchangeable, permute_draws
 
 WEIGHTS = ("dirichlet", "multinomial")
@@ -42,8 +42,8 @@ FIRST_STEPS = 16
 TOL = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class BootstrapResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class BootstrapResult(Shown):
     """Replicates of EM's estimate: ``params`` {site: (draw, *shape)}, NumPy, float64.
 
     Clusters carry the names of EM's MAP in every replicate. ``sample_stats`` holds "converged" and
@@ -58,7 +58,7 @@ class BootstrapResult:
     notes: tuple[str, ...]
     seconds: float
     seed: str
-    settings: dict[str, Any] = field(repr=False)
+    settings: dict[str, Any]
 
     __getstate__ = own_fields
 
@@ -91,6 +91,7 @@ class BootstrapResult:
         """{site: array} as EM's params: standard deviations of the replicates."""
         return {name: value.std(0, ddof=1) for name, value in self.params.items()}
 
+    @property
     def _sheet(self) -> Sheet:
         draws = len(self.sample_stats["converged"])
         tables, left = portrait(self.mixture, self.standard_errors, self.start.modes[0].counts)
@@ -104,12 +105,6 @@ class BootstrapResult:
             *(f"note: {note}" for note in self.notes),
         ]
         return Sheet(tuple(lines))
-
-    def __repr__(self) -> str:
-        return self._sheet().lines
-
-    def _repr_html_(self) -> str:
-        return self._sheet().markup()
 
 
 def bootstrap(

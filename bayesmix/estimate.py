@@ -1,6 +1,6 @@
 """What EM found: the MAP, the atlas of modes, and what follows from them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +17,11 @@ from bayesmix.mstep import plan_for
 from bayesmix.portrait import named_elements, portrait
 from bayesmix.predict import Simulated, brought_near, simulate, with_data
 from bayesmix.program import Mixture
-from bayesmix.sheet import Sheet
+from bayesmix.sheet import Sheet, Shown
 
 
-@dataclass(frozen=True, eq=False)
-class EMResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class EMResult(Shown):
     """The MAP estimate and everything EM found on the way.
 
     ``params`` {site: array} maximise the log joint over the constrained sites (no Jacobian);
@@ -44,7 +44,7 @@ class EMResult:
     notes: tuple[str, ...]
     seconds: float
     seed: str
-    settings: dict[str, Any] = field(repr=False)
+    settings: dict[str, Any]
 
     __getstate__ = own_fields
 
@@ -165,6 +165,7 @@ class EMResult:
     def _one_draw(self) -> dict[str, np.ndarray]:
         return {name: np.asarray(value)[None] for name, value in self.params.items()}
 
+    @property
     def _sheet(self) -> Sheet:
         tables, left = portrait(self.mixture, self.params, self.modes[0].counts)
         return Sheet(
@@ -179,12 +180,6 @@ class EMResult:
                 *(f"note: {note}" for note in self.notes),
             )
         )
-
-    def __repr__(self) -> str:
-        return str(self._sheet())
-
-    def _repr_html_(self) -> str:
-        return self._sheet().markup()
 
     def _passes(self) -> str:
         plain = self.steps - self.accelerated

@@ -18,7 +18,7 @@ from bayesmix.families.product import slots_of
 from bayesmix.laplace import log_evidence
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture
-from bayesmix.sheet import Sheet, Table
+from bayesmix.sheet import Sheet, Shown, Table
 from bayesmix.sweep import whitening
 
 SINGULAR = 1e-10
@@ -33,8 +33,8 @@ class Mode:
     """One optimum of the log joint.
 
     ``starts`` is how many starts reached it, ``moves`` how many moves off other modes did;
-    ``smallest`` the number of rows (sum of
-    responsibilities) in its smallest cluster; ``reason`` says why it is not ``regular``.
+    ``smallest`` the number of rows (sum of responsibilities) in its smallest cluster; ``reason``
+    says why it is not ``regular``.
     """
 
     params: dict[str, np.ndarray]
@@ -48,8 +48,8 @@ class Mode:
     counts: np.ndarray
 
 
-@dataclass(frozen=True)
-class Modes(Sequence):
+@dataclass(frozen=True, repr=False)
+class Modes(Shown, Sequence):
     """Distinct modes, regular ones first, each group by falling log joint."""
 
     modes: tuple[Mode, ...]
@@ -109,11 +109,9 @@ class Modes(Sequence):
         left = [f"… and {more} more: .modes.to_frame()"] if more > 0 else []
         return [Table(head, body, "rrrrrl"), *left]
 
-    def __repr__(self) -> str:
-        return str(Sheet(("Distinct modes, regular ones first", *self.parts())))
-
-    def _repr_html_(self) -> str:
-        return Sheet(("Distinct modes, regular ones first", *self.parts())).markup()
+    @property
+    def _sheet(self) -> Sheet:
+        return Sheet(("Distinct modes, regular ones first", *self.parts()))
 
 
 def judge(

@@ -1,11 +1,13 @@
 """How results show themselves: sentences and small tables, in a terminal and in a notebook.
 
 A `Sheet` is a list of lines and tables; it can be read as plain text or as a self-contained HTML
-fragment. Lives here: layout. Does not live here: what a result has to say.
+fragment. Lives here: layout, and where it appears (`Shown`). Does not live here: what a result has
+to say.
 """
 
 import html
 import textwrap
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 WIDTH = 100
@@ -80,14 +82,6 @@ class Sheet:
 
     parts: tuple[str | Table, ...]
 
-    @property
-    def lines(self) -> str:
-        """The lines as they are, one below the other, with the tables."""
-        out: list[str] = []
-        for part in self.parts:
-            out += ["", *part.lines(), ""] if isinstance(part, Table) else [part]
-        return "\n".join(out).strip("\n")
-
     def __str__(self) -> str:
         """Plain text, at most about WIDTH wide; a blank line on either side of a table."""
         out: list[str] = []
@@ -108,3 +102,17 @@ class Sheet:
                 part.markup() if isinstance(part, Table) else f"<p>{html.escape(part)}</p>"
             )
         return f"{style('bm-sheet', OWN)}<div class='bm-sheet'>{''.join(pieces)}</div>"
+
+
+class Shown(ABC):
+    """What shows itself by a sheet: as text in a terminal, as HTML in a notebook."""
+
+    @property
+    @abstractmethod
+    def _sheet(self) -> Sheet: ...
+
+    def __repr__(self) -> str:
+        return str(self._sheet)
+
+    def _repr_html_(self) -> str:
+        return self._sheet.markup()

@@ -59,6 +59,7 @@ ROOMS = (
     "search",
     "estimate",
     "em",
+    "sampled",
     "smc",
     "nuts",
     "posterior",
@@ -91,13 +92,13 @@ REACHING_UP = {
     ("estimate", "posterior"),  # result.to_datatree()
     ("estimate", "approximate"),  # result.laplace()
     ("estimate", "bootstrap"),  # result.bootstrap()
+    ("sampled", "relabel"),  # summaries and predictions are of the relabelled draws
+    ("sampled", "posterior"),  # result.expected()
     ("smc", "posterior"),
     ("smc", "diagnose"),
-    ("smc", "relabel"),
     ("nuts", "posterior"),
     ("nuts", "diagnose"),
     ("nuts", "weigh"),  # what SMC, Laplace and stacking say about the chains' modes
-    ("nuts", "relabel"),  # summaries and predictions are of the relabelled draws
 }
 
 # Slow to import: only inside functions. The rooms below `posterior` do without xarray and ArviZ.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bayesmix.compare import words
 from bayesmix.compare.contenders import read
 from bayesmix.compare.tables import shown, table_of
-from bayesmix.sheet import Sheet
+from bayesmix.sheet import Sheet, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "compare"]
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """Mixtures side by side, the best first; printing it gives the table and what it means.
 
     by : what they are ranked by, "elpd", "log_evidence" or "bic".
@@ -52,15 +52,10 @@ class Comparison:
         """The table."""
         return self.table
 
+    @property
     def _sheet(self) -> Sheet:
         findings = (f"- {finding}" for finding in self.findings)
         return Sheet(("The best first", shown(self.table), self.verdict, *findings))
-
-    def __repr__(self) -> str:
-        return str(self._sheet())
-
-    def _repr_html_(self) -> str:
-        return self._sheet().markup()
 
 
 def compare(results: Mapping[str, Any]) -> Comparison:

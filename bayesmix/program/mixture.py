@@ -16,11 +16,11 @@ from bayesmix.carry import mark, packed
 from bayesmix.marginal import marginalize
 from bayesmix.program.sites import Observed, Site
 from bayesmix.reader import Reading, read, x64
-from bayesmix.sheet import Sheet
+from bayesmix.sheet import Sheet, Shown
 
 
-@dataclass(frozen=True, eq=False)
-class Mixture:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mixture(Shown):
     """What ``trace`` found in a program. Printing it shows the sites and the plan for EM.
 
     ``observed`` are its observed sites: one, or those that share an assignment, whose site is
@@ -32,7 +32,7 @@ class Mixture:
     """
 
     program: Callable[..., Any]
-    arguments: Arguments = field(repr=False)
+    arguments: Arguments
     name: str
     K: int
     sites: dict[str, Site]
@@ -41,15 +41,15 @@ class Mixture:
     by_row: bool
     masked: bool
     mixture_event_dim: int
-    value: Any = field(repr=False)  # an array, or Blocks
-    weights: np.ndarray | None = field(repr=False)
-    labels: np.ndarray | None = field(repr=False)
+    value: Any  # an array, or Blocks
+    weights: np.ndarray | None
+    labels: np.ndarray | None
     row_dims: tuple[str, ...]
     event_dims: tuple[str, ...]
     cluster_dim: str
     static_data: bool
-    _readings: dict[bool, Reading] = field(repr=False)
-    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _readings: dict[bool, Reading]
+    cache: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -168,9 +168,3 @@ class Mixture:
         from bayesmix.mstep import describe
 
         return describe(self)
-
-    def __repr__(self) -> str:
-        return str(self._sheet)
-
-    def _repr_html_(self) -> str:
-        return self._sheet.markup()

@@ -1,6 +1,6 @@
 """What SMC leaves in the user's hands."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -8,14 +8,11 @@ import numpy as np
 from scipy.special import logsumexp
 
 from bayesmix.carry import own_fields
-from bayesmix.draws import evaluate_draws
-from bayesmix.expected import expected_mean
-from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
 from bayesmix.program import Mixture
+from bayesmix.sampled import PosteriorDraws
 from bayesmix.sheet import Sheet
 from bayesmix.smc.climb import ROUNDS
 from bayesmix.smc.kernel import STEPS
-from bayesmix.symmetry import permute_draws
 
 START_POLICY = (
     "particles followed from the prior to the posterior; every mode that the prior reaches is "
@@ -51,8 +48,8 @@ def evidence(log_evidences: np.ndarray) -> Evidence:
     return Evidence(float(logsumexp(log_evidences) - np.log(count)), float(error))
 
 
-@dataclass(frozen=True, eq=False)
-class SMCResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class SMCResult(PosteriorDraws):
     """Draws of the posterior that count alike: ``params`` {site: (draw, *shape)}, float64.
 
     ``sample_stats``: "lp" (log density over unconstrained coordinates, Jacobian included, nats)
@@ -67,15 +64,15 @@ class SMCResult:
     mixture: Mixture
     params: dict[str, np.ndarray]
     sample_stats: dict[str, np.ndarray]
-    log_evidences: np.ndarray = field(repr=False)
-    climbed: np.ndarray = field(repr=False)
+    log_evidences: np.ndarray
+    climbed: np.ndarray
     temperatures: np.ndarray
     acceptance: np.ndarray
     rounds: np.ndarray
-    factor: np.ndarray = field(repr=False)
+    factor: np.ndarray
     seconds: float
     seed: str
-    settings: dict[str, Any] = field(repr=False)
+    settings: dict[str, Any]
     notes: tuple[str, ...] = ()
     start: None = None
     start_policy: str = START_POLICY
@@ -181,6 +178,10 @@ class SMCResult:
         """{site: (draw, *shape)}."""
         return dict(self.params)
 
+    @property
+    def _by_chain(self) -> dict[str, np.ndarray]:
+        return {name: value[None] for name, value in self.params.items()}
+
     def to_datatree(self, **kwargs: Any) -> Any:
         """An ArviZ DataTree of one chain; see ``bayesmix.posterior.independent_tree``."""
         from bayesmix.posterior import independent_tree
@@ -192,64 +193,13 @@ class SMCResult:
         }
         return independent_tree(self, "smc", facts, **kwargs)
 
-    @cached_property
-    def _relabelled(self) -> Any:
-        from bayesmix.relabel import relabel
-
-        return relabel(self.to_datatree(), mixture=self.mixture)
-
     def summary(self) -> Any:
         """ArviZ's mean, sd and interval of the relabelled draws: a DataFrame."""
         from bayesmix.diagnose.numbers import summary
 
         return summary(self._relabelled, kind="stats")
 
-    def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Responsibilities averaged over the relabelled posterior, (*rows, K); new data as args."""
-        new = brought_near(with_data(self.mixture, args, kwargs))
-        return evaluate_draws(new, self._aligned())["mean_responsibilities"]
-
-    def _aligned(self) -> dict[str, np.ndarray]:
-        """The draws as one chain, with every draw's clusters named as the pivot's."""
-        perm = np.asarray(self._relabelled["relabelling"]["permutation"])
-        return permute_draws(self.mixture, self._one_chain, perm)
-
-    def predict_mean(self, *args: Any, **kwargs: Any) -> Any:
-        """Posterior mean of E[x_n] of each row of new data, (*rows, *event), in data units.
-
-        Of a regression the expected response at new covariates, before it is seen:
-        ``predict_mean(X)``; a program of your own is called with what it needs (``y=None``, or any
-        numbers in y's place). {observed site: array} where several share an assignment.
-        ``expected`` has the parts, by cluster and by draw.
-        """
-        return expected_mean(self.mixture, self.params, args, kwargs)
-
-    def expected(self, *args: Any, **kwargs: Any) -> Any:
-        """E[x_n], E[x_n | k] and the weights of each row of new data: an xarray.Dataset.
-
-        See ``bayesmix.posterior.expected_dataset``.
-        """
-        from bayesmix.posterior import expected_dataset
-
-        return expected_dataset(self.mixture, self._aligned(), args, kwargs)
-
-    def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Log posterior predictive density of each row of new data, (*rows), in nats."""
-        new = with_data(self.mixture, args, kwargs)
-        pointwise = evaluate_draws(new, self._one_chain)["log_likelihood"]
-        return logsumexp(pointwise, axis=(0, 1)) - np.log(pointwise.shape[1])
-
-    def sample(self, key: Any, n: int) -> Simulated:
-        """``n`` new observations from the posterior predictive, (n, *event), in data units.
-
-        {observed site: array} where several share an assignment.
-        """
-        return simulate_posterior(key, self.mixture, self._one_chain, n)
-
     @property
-    def _one_chain(self) -> dict[str, np.ndarray]:
-        return {name: value[None] for name, value in self.params.items()}
-
     def _sheet(self) -> Sheet:
         lines = [
             f"SMC of {self.mixture.name!r}: {self.mixture.K} {self.mixture.family}, "
@@ -262,9 +212,3 @@ class SMCResult:
             "error, to_datatree() for ArviZ",
         ]
         return Sheet(tuple(lines))
-
-    def __repr__(self) -> str:
-        return self._sheet().lines
-
-    def _repr_html_(self) -> str:
-        return self._sheet().markup()
