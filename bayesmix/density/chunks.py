@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesmix.device import platform
 from bayesmix.portion import Portion
 from bayesmix.program import Params
 
-CACHED, BUSY = 2**17, 2**27  # bytes of the components of one chunk, on a CPU and elsewhere
+CACHED = 2**17  # bytes of the components of one chunk
 SHORTEST, LONGEST = 512, 8192
 
 
@@ -50,14 +49,10 @@ class Given(NamedTuple):
 def portion_rows(N: int, K: int, cells: int) -> int:
     """Rows of a chunk; ``cells`` of each row and cluster.
 
-    A power of 2, or less where chunks of that length would end in many rows that are none. An
-    accelerator takes many at once, though never all: chunks are how rows are taken apart.
+    A power of 2, or less where chunks of that length would end in many rows that are none.
     """
-    if platform() == "cpu":
-        fitting, most = CACHED // (8 * K * cells), LONGEST
-    else:
-        fitting, most = BUSY // (8 * K * cells), max(-(-N // 2), SHORTEST)
-    longest = int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, most))
+    fitting = CACHED // (8 * K * cells)
+    longest = int(np.clip(1 << max(fitting.bit_length() - 1, 0), SHORTEST, LONGEST))
     even, coarse = -(-N // -(-N // longest)), max(longest // 16, 8)
     return -(-even // coarse) * coarse
 
