@@ -59,6 +59,7 @@ def allocations(key: Any, tree: xarray.DataTree, *, mixture: Any = None) -> xarr
     """
     from xarray import DataArray
 
+    tree, mixture = draws_of(tree, mixture)
     check_tree(tree, "allocations")
     rng = np.random.default_rng(seed_of(key))
     z = np.concatenate([_sample(rng, block) for block in resp_blocks(tree, mixture)])
@@ -75,6 +76,17 @@ def _sample(rng: np.random.Generator, resp: np.ndarray) -> np.ndarray:
     return (below <= height).sum(axis=-1, dtype=np.int32)
 
 
+def draws_of(draws: Any, mixture: Any = None) -> tuple[Any, Any]:
+    """Labels or a tree as they are; a result (EM, NUTS, Laplace, ...) gives its tree, made anew at
+    each call, and its mixture where the tree holds no responsibilities.
+    """
+    if not hasattr(draws, "to_datatree"):
+        return draws, mixture
+    tree = draws.to_datatree()
+    stored = "responsibilities" in tree.children
+    return tree, mixture if stored else getattr(draws, "mixture", mixture)
+
+
 def resp_blocks(tree: xarray.DataTree, mixture: Any = None) -> Iterator[np.ndarray]:
     """Responsibilities of the flattened draws in blocks (block, N, K) of bounded memory."""
     for _, block in of_tree(tree, mixture).blocks():
@@ -82,7 +94,7 @@ def resp_blocks(tree: xarray.DataTree, mixture: Any = None) -> Iterator[np.ndarr
 
 
 def read_labels(draws: Any, key: Any = None, *, mixture: Any = None) -> Labels:
-    """Labels from a tree, a DataArray (chain, draw, obs) or an array (draw, obs).
+    """Labels from a result, a tree, a DataArray (chain, draw, obs) or an array (draw, obs).
 
     Labels may start at any number, have gaps, or be text. A tree gives its group `allocations`
     where it has one, else one sampled allocation per draw (needs the key).
@@ -90,6 +102,7 @@ def read_labels(draws: Any, key: Any = None, *, mixture: Any = None) -> Labels:
     """
     from xarray import DataArray, Dataset, DataTree
 
+    draws, mixture = draws_of(draws, mixture)
     if isinstance(draws, DataTree):
         return _from_tree(draws, key, mixture)
     if isinstance(draws, DataArray):
@@ -98,10 +111,6 @@ def read_labels(draws: Any, key: Any = None, *, mixture: Any = None) -> Labels:
         raise ValueError(
             f"draws is {type(draws).__name__}: pass the labels themselves, an array (draw, obs) or "
             "a DataArray (chain, draw, obs), for example idata.posterior['z']"
-        )
-    if hasattr(draws, "to_datatree"):
-        raise ValueError(
-            f"draws is {type(draws).__name__}: pass its tree, result.to_datatree(), or labels"
         )
     try:
         array = np.asarray(draws)
@@ -132,11 +141,7 @@ def _from_tree(tree: Any, key: Any, mixture: Any) -> Labels:
             "bm.allocations(key, tree) instead of the tree"
         )
     check_tree(tree, "this function")
-    if math.prod(shape_of(tree)) == 1:
-        raise ValueError(
-            "the tree holds one point, not draws (EM?), so it has no posterior of partitions: pass "
-            "the tree of NUTS, or em.laplace(key, draws)"
-        )
+    refuse_a_point(tree)
     return _from_dataarray(allocations(key, tree, mixture=mixture))
 
 
@@ -228,6 +233,15 @@ def check_tree(tree: Any, name: str) -> None:
         )
     if "posterior" not in tree.children:
         raise ValueError("the tree has no group 'posterior': pass result.to_datatree()")
+
+
+def refuse_a_point(tree: Any) -> None:
+    """ValueError where a tree has one draw, as EM's."""
+    if math.prod(shape_of(tree)) == 1:
+        raise ValueError(
+            "the tree holds one point, not draws (EM?), so it has no posterior of partitions: pass "
+            "the tree of NUTS, or em.laplace(key, draws)"
+        )
 
 
 def rows_of(tree: xarray.DataTree, N: int) -> Rows:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.allocations import BLOCK, Rows, check_tree, read_labels, resp_blocks, rows_of
+from bayesmix.allocations import (
+    BLOCK,
+    Rows,
+    check_tree,
+    draws_of,
+    read_labels,
+    resp_blocks,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -21,14 +29,16 @@ if TYPE_CHECKING:
 def similarity(draws: Any, *, mixture: Any = None) -> xarray.DataArray:
     """Posterior probability that two observations share a cluster, DataArray (obs, obs).
 
-    draws : a tree with responsibilities (the exact mean of R R^T, diagonal 1), or labels from
-    anywhere, DataArray (chain, draw, obs) or array (draw, obs) (how often two labels are equal).
+    draws : a result, or a tree with responsibilities (the exact mean of R R^T, diagonal 1), or
+    labels from anywhere, DataArray (chain, draw, obs) or array (draw, obs) (how often two labels
+    are equal).
     Neither the names of the clusters nor the order of the draws matter. mixture : needed only where
     the responsibilities were too large to store; they are then computed and summed in blocks, so
     memory is the result's, 8 N^2 bytes. Cost: N^2 x draws x clusters multiplications.
     """
     from xarray import DataArray
 
+    draws, mixture = draws_of(draws, mixture)
     blocks, rows = blocks_of(draws, mixture)
     P, _ = mean_products(blocks)
     rows = rows or rows_of(draws, len(P))
@@ -41,6 +51,7 @@ def blocks_of(draws: Any, mixture: Any = None) -> tuple[Iterator[np.ndarray], Ro
 
     draws, mixture : as in `similarity`.
     """
+    draws, mixture = draws_of(draws, mixture)
     if has_responsibilities(draws, mixture):
         check_tree(draws, "similarity")
         return resp_blocks(draws, mixture), None
@@ -102,6 +113,7 @@ def entropy(tree: xarray.DataTree, *, mixture: Any = None) -> xarray.DataArray:
     from scipy.special import xlogy
     from xarray import DataArray
 
+    tree, mixture = draws_of(tree, mixture)
     check_tree(tree, "entropy")
     total, count = np.zeros(()), 0
     for block in resp_blocks(tree, mixture):

@@ -53,6 +53,7 @@ DRAWINGS = {
     "similarity of a tree": lambda: plots.similarity(tree(), partition=estimate()),
     "similarity without a partition": lambda: plots.similarity(labels()),
     "number of clusters": lambda: plots.n_occupied(labels()),
+    "number of clusters of a tree": lambda: plots.n_occupied(tree()),
     "ball in one column": lambda: plots.credible_ball(
         ball("waiting"), bm.datasets.load_faithful()["waiting"]
     ),
@@ -442,7 +443,7 @@ REFUSED = {
     ),
     "two lengths": (lambda: plots.alluvial(TRUTH, [0, 1]), "first is of 90 observations"),
     "draws as a partition": (lambda: plots.alluvial(labels(), TRUTH), "one label per observation"),
-    "a tree's number of clusters": (lambda: plots.n_occupied(tree()), "bm.allocations"),
+    "EM's number of clusters": (lambda: plots.n_occupied(fits.pair("waiting")[0]), "one point"),
     "EM's names": (lambda: plots.relabelling(fits.pair("waiting")[0]), "one point"),
     "EM's ridges": (lambda: plots.ridges(fits.pair("waiting")[0]), "one point"),
     "an unknown site": (

@@ -126,7 +126,21 @@ def test_losses_that_need_labels_take_the_allocations_of_the_key():
     assert repr(ball) == repr(again)
     tree["allocations"] = xarray.DataTree(z.to_dataset())
     assert repr(bm.credible_ball(tree, found.labels)) == repr(again)
-    assert bm.n_occupied(tree).equals(bm.n_occupied(z))
+
+
+def test_number_of_occupied_clusters_is_that_of_all_assignments():
+    """All K^N assignments of each draw, weighed by their probability."""
+    resp = random_resp(draws=3, chains=2, N=4)
+    resp[0, 0, :, 1] = 0.0
+    resp[0, 0] /= resp[0, 0].sum(-1, keepdims=True)  # a cluster without any probability
+    resp[1, 2] = np.eye(3)[[2, 2, 0, 2]]
+    wanted = np.zeros(3)
+    for each in resp.reshape(-1, 4, 3):
+        for z in itertools.product(range(3), repeat=4):
+            wanted[len(set(z)) - 1] += each[np.arange(4), z].prod() / 6
+    found = bm.n_occupied(tree_of(resp))
+    assert found["n_clusters"].to_numpy().tolist() == [1, 2, 3]
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
 def test_stability_sums_the_assignments_out():
@@ -156,7 +170,11 @@ def test_a_real_tree_and_its_mixture_say_the_same(monkeypatch):
     np.testing.assert_allclose(bm.entropy(bare, mixture=em.mixture), bm.entropy(tree), atol=1e-10)
     z = bm.allocations(KEY, bare, mixture=em.mixture)
     assert z.identical(bm.allocations(KEY, tree))
-    found = bm.partition(KEY, tree)
+    assert z.identical(bm.allocations(KEY, nuts))
+    assert bm.n_occupied(nuts).identical(bm.n_occupied(tree))
+    np.testing.assert_allclose(bm.similarity(nuts), whole, atol=1e-12)
+    found = bm.partition(KEY, nuts)
+    assert found.labels.tolist() == bm.partition(KEY, tree).labels.tolist()
     assert found.n_clusters == 2
     assert found.rows.dim == whole.dims[0]
     two = bm.stability(tree, found)
@@ -172,12 +190,12 @@ def test_refusals_say_what_to_do_instead():
     tree = tree_of(random_resp())
     with pytest.raises(ValueError, match="one point, not draws"):
         bm.partition(KEY, em.to_datatree())
-    with pytest.raises(ValueError, match=r"EMResult: pass its tree, result.to_datatree\(\)"):
-        bm.partition(KEY, em)
+    with pytest.raises(ValueError, match="one point, not draws"):
+        bm.n_occupied(em)
     with pytest.raises(ValueError, match=r"entropy needs a DataTree, not ndarray"):
         bm.entropy(np.zeros((2, 2)))
-    with pytest.raises(ValueError, match=r"pass bm.allocations\(key, tree\)"):
-        bm.n_occupied(tree)
+    with pytest.raises(ValueError, match=r"count the labels of bm\.allocations"):
+        bm.n_occupied(tree_of(np.full((1, 2, 5, 11), 1 / 11)))
     with pytest.raises(ValueError, match=r"pass bm.allocations\(key, tree\)"):
         bm.credible_ball(tree, np.zeros(5, int))
     with pytest.raises(ValueError, match="random key"):

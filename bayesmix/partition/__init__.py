@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bayesmix.allocations import Labels, Rows, read_labels, resp_blocks, rows_of
+from bayesmix.allocations import Labels, Rows, draws_of, read_labels, resp_blocks, rows_of
 from bayesmix.arguments import seed_of
 from bayesmix.partition.losses import Loss, distances, loss_of
 from bayesmix.partition.objective import Objective, Pairs
@@ -122,9 +122,9 @@ def partition(
 ) -> Partition:
     """The partition of least posterior expected loss.
 
-    key : JAX random key. draws : a tree with responsibilities (or with the labels in a group
-    `allocations`), a DataArray (chain, draw, obs) or an array (draw, obs) of labels from anywhere;
-    labels may start at 1, have gaps or be text, and need not mean the same in two draws.
+    key : JAX random key. draws : a result, a tree with responsibilities (or with the labels in a
+    group `allocations`), a DataArray (chain, draw, obs) or an array (draw, obs) of labels from
+    anywhere; labels may start at 1, have gaps or be text, and need not mean the same in two draws.
     loss : "vi" (variation of information, bits), "binder" (pairs, the N-invariant 2 / N^2 scale),
     "gvi" and "gbinder" with 0 < a < 2, the cost of separating what belongs together (2 - a is
     the cost of joining what does not: a > 1 gives fewer clusters), "omari" (one minus the adjusted
@@ -253,6 +253,7 @@ class _Summed:
 
 
 def _read(key: Any, draws: Any, loss: Loss, mixture: Any) -> _Sampled | _Summed:
+    draws, mixture = draws_of(draws, mixture)
     pairs = loss.pairs and loss.a is not None
     if pairs and has_responsibilities(draws, mixture):
         return _Summed(draws, mixture, similarity(draws, mixture=mixture).to_numpy())

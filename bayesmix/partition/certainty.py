@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.allocations import Rows, read_labels, read_partition, resp_blocks, rows_of
+from bayesmix.allocations import (
+    Rows,
+    draws_of,
+    read_labels,
+    read_partition,
+    refuse_a_point,
+    resp_blocks,
+    rows_of,
+)
 from bayesmix.partition.ball import labels_behind
 from bayesmix.similarity import has_responsibilities, one_hot
 
@@ -15,21 +24,67 @@ if TYPE_CHECKING:
     import xarray
 
 
-def n_occupied(draws: Any) -> xarray.DataArray:
+DOUBTFUL = 10  # clusters of one draw that may be empty, of which all sets are looked at
+SURELY = 1e-12  # a cluster that is empty with less probability is occupied
+
+
+def n_occupied(draws: Any, *, mixture: Any = None) -> xarray.DataArray:
     """Posterior probability of each number of occupied clusters, DataArray (n_clusters).
 
     Clusters that own at least one observation; their number can be smaller than the number of
-    components in the program. draws : labels as in `partition`; from a tree with responsibilities
-    take `bm.allocations(key, tree)`. Assignments are not summed out here: within a draw only the
-    expected number is cheap, sum over k of 1 - prod over n of (1 - r_nk); whether one cluster is
-    empty depends on the others, so its distribution would take a sum over all sets of clusters.
+    components in the program. draws, mixture : as in `similarity`. From a result, or a tree with
+    responsibilities, the assignments are summed out: given the params observations are
+    independent, so a set of clusters is empty with probability prod over n of (1 - r_n(set)), and
+    inclusion and exclusion over the sets gives the number. Where more than 10 clusters of one draw
+    may be empty that takes too many sets: it is refused, with `bm.allocations(key, tree)` as the
+    remedy, labels of which the draws are counted.
     """
     from xarray import DataArray
 
-    many = read_labels(draws).values.max(axis=1) + 1
-    number = np.arange(1, many.max() + 1)
-    share = (many[:, None] == number).mean(axis=0)
+    draws, mixture = draws_of(draws, mixture)
+    if has_responsibilities(draws, mixture):
+        refuse_a_point(draws)
+        share = _mean_occupied(resp_blocks(draws, mixture))
+    else:
+        many = read_labels(draws).values.max(axis=1) + 1
+        share = (many[:, None] == np.arange(1, many.max() + 1)).mean(axis=0)
+    number = np.arange(1, len(share) + 1)
     return DataArray(share, dims=("n_clusters",), coords={"n_clusters": number}, name="probability")
+
+
+def _mean_occupied(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    total, count = np.zeros(()), 0
+    for block in blocks:
+        total = total + sum(_occupied(resp) for resp in block.astype(np.float64))
+        count += len(block)
+    share = total / count
+    return share[: int(np.flatnonzero(share > SURELY)[-1]) + 1]
+
+
+def _occupied(resp: np.ndarray) -> np.ndarray:
+    """Probability of 1, ..., K occupied clusters, given responsibilities (N, K) of one draw."""
+    K = resp.shape[1]
+    with np.errstate(divide="ignore"):
+        doubtful = np.flatnonzero(np.log1p(-np.minimum(resp, 1)).sum(axis=0) > np.log(SURELY))
+    if len(doubtful) > DOUBTFUL:
+        raise ValueError(
+            f"{len(doubtful)} clusters of a draw may be empty, too many to look at every set of "
+            "them: count the labels of bm.allocations(key, tree)"
+        )
+    sets = _subsets(len(doubtful))
+    empty = np.clip(1 - resp[:, doubtful] @ sets.T, 0, 1).prod(axis=0)  # these, maybe others too
+    for k in range(len(doubtful)):  # from "these at least" to "these and no others"
+        with_k = np.flatnonzero(sets[:, k])
+        empty[with_k - 2**k] -= empty[with_k]
+    found = np.zeros(K + 1)
+    np.add.at(found, K - sets.sum(axis=1), np.maximum(empty, 0))
+    return found[1:] / found[1:].sum()
+
+
+@cache
+def _subsets(n: int) -> np.ndarray:
+    """All sets of n clusters as 0 and 1, (2^n, n); cluster k is in the sets whose bit k is set."""
+    return np.arange(2**n)[:, None] >> np.arange(n) & 1
 
 
 def stability(draws: Any, partition: Any, *, mixture: Any = None) -> xarray.Dataset:
@@ -69,6 +124,7 @@ def stability(draws: Any, partition: Any, *, mixture: Any = None) -> xarray.Data
 
 
 def _blocks(draws: Any, partition: Any, mixture: Any) -> tuple[Iterator[np.ndarray], Rows]:
+    draws, mixture = draws_of(draws, mixture)
     if has_responsibilities(draws, mixture):
         N = np.size(getattr(partition, "labels", partition))
         return resp_blocks(draws, mixture), rows_of(draws, N)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesmix.allocations import draws_of
 from bayesmix.partition import clusters_in_words
 from bayesmix.partition.ball import Bounds, CredibleBall
 from bayesmix.partition.certainty import stability
@@ -26,7 +27,6 @@ from bayesmix.plots.canvas import (
     styled,
 )
 from bayesmix.plots.plane import Plane, draw_groups, plane_of, shrinkage
-from bayesmix.plots.view import draws_of
 
 if TYPE_CHECKING:
     import xarray

@@ -19,7 +19,6 @@ from bayesmix.plots.canvas import (
     put_title,
     styled,
 )
-from bayesmix.plots.view import draws_of
 from bayesmix.similarity import blocks_of, mean_products
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def similarity(
     Without it, all observations are ordered in that way. Of more than 600 observations, 600 are
     shown, from every cluster in proportion; the subtitle says so.
     """
-    blocks, _ = blocks_of(*draws_of(draws, mixture))
+    blocks, _ = blocks_of(draws, mixture)
     first = next(blocks)
     N = first.shape[1]
     labels = np.zeros(N, int) if partition is None else read_partition(partition, N)
@@ -123,7 +122,7 @@ def _outline(ax: Axes, labels: np.ndarray, ends: np.ndarray, sizes: np.ndarray) 
 def n_occupied(draws: Any, *, ax: Axes | None = None) -> Figure:
     """Posterior probability of each number of occupied clusters, as bars.
 
-    draws : as in `bm.n_occupied`; from a tree take `bm.allocations(key, tree)`.
+    draws : as in `bm.n_occupied`.
     """
     from bayesmix.partition.certainty import n_occupied as probabilities
 

@@ -104,15 +104,6 @@ def view_of(source: Any, data: Any = None) -> View:
     )
 
 
-def draws_of(source: Any, mixture: Any = None) -> tuple[Any, Any]:
-    """Draws as `bm.similarity` takes them, and their mixture: a result gives its tree."""
-    if not hasattr(source, "to_datatree"):
-        return source, mixture
-    tree = source.to_datatree()
-    stored = "responsibilities" in tree.children
-    return tree, mixture if stored else getattr(source, "mixture", mixture)
-
-
 def relabelled_tree(source: Any) -> xarray.DataTree:
     """The relabelled tree of a result or tree."""
     from xarray import DataTree
