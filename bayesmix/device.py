@@ -36,8 +36,13 @@ def arithmetic(dtype: str, wide: bool = False) -> Iterator[None]:
         if dtype == "float64":
             yield
             return
-        with jax.default_matmul_precision("highest"):
+        with whole_products():
             yield
+
+
+def whole_products() -> Any:
+    """Matrix products in the precision of their numbers, inside; also as a decorator."""
+    return jax.default_matmul_precision("highest")
 
 
 @contextmanager

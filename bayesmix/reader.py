@@ -19,6 +19,7 @@ from numpyro.primitives import Messenger
 
 from bayesmix.arguments import Arguments
 from bayesmix.blocks import Blocks
+from bayesmix.device import whole_products
 from bayesmix.graph import Graph, Node, symbol
 from bayesmix.marginal import (
     OBSERVED,
@@ -149,7 +150,8 @@ def read(
             return _collect(sites, summed, found)
 
     arrays = arguments.arrays
-    closed, shapes = jax.make_jaxpr(run, return_shape=True)([_abstract(a) for a in arrays])
+    with whole_products():  # which the arithmetic that is recorded keeps
+        closed, shapes = jax.make_jaxpr(run, return_shape=True)([_abstract(a) for a in arrays])
     graph = Graph()
     inputs = [graph.data(array.shape) for array in arrays]
     nodes = jax.tree.unflatten(jax.tree.structure(shapes), graph.read(closed, inputs))

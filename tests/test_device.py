@@ -55,6 +55,7 @@ def test_every_device_has_rows(monkeypatch):
 
 def test_accelerators_compile_with_all_optimisations(monkeypatch):
     """The options that shorten compiling are the CPU compiler's."""
+    monkeypatch.setattr(effort, "platform", lambda: "cpu")
     options = {"xla_cpu_of_another_compiler": True}
     code = effort.compiled(lambda x: x.size, static=(), effort=options)(lambda x: x + 1)
     with pytest.raises(Exception, match="xla_cpu_of_another_compiler"):
@@ -82,6 +83,7 @@ def test_code_that_runs_briefly_is_compiled_quickly(monkeypatch, size, work, opt
         return lambda *args: compiler_options
 
     monkeypatch.setattr(effort.jax, "jit", jit)
+    monkeypatch.setattr(effort, "platform", lambda: "cpu")
     how = effort.compiled(lambda size: size, (), "little", "moderate")(abs)
     assert how(size, work=work) == options
     monkeypatch.setattr(effort, "platform", lambda: "gpu")
@@ -97,6 +99,21 @@ def test_products_of_single_precision_keep_it(dtype, precision):
         assert precision in jax.jit(jnp.matmul).lower(x, x).as_text()
     with device.arithmetic("float32", wide=True):
         assert jnp.ones(2).dtype == "float64"
+
+
+@pytest.mark.parametrize("name", ["gaussian", "regression"])
+def test_a_density_in_single_precision_keeps_its_products(name):
+    """Asked for by itself, without a fit: the sweep's products and those that the program makes."""
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    data = {"gaussian": (x,), "regression": (x, np.arange(40))}[name]
+    options = {"regression": {"family": "poisson"}}.get(name, {})
+    mixture = bm.trace(getattr(bm.models, name)(2, **options), *data)
+    with jax.enable_x64(False):
+        params = density_of(mixture).centre(data_of(mixture))
+        text = jax.jit(lambda params: bm.log_joint(mixture, params)).lower(params).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    assert all("HIGHEST" in line and "DEFAULT" not in line for line in products)
 
 
 @pytest.mark.parametrize(("work", "where"), [(1000, "cpu"), (10**9, "gpu")])

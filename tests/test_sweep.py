@@ -15,6 +15,7 @@ from scipy.stats import multivariate_normal
 
 import bayesmix as bm
 from bayesmix import density, families, merge, sweep
+from bayesmix.device import arithmetic
 
 RNG = np.random.default_rng(11)
 COUNTS = RNG.poisson(np.where(RNG.random(6000) < 0.4, 2.0, 9.0))
@@ -191,7 +192,7 @@ def test_single_precision_rows_with_double_precision_sums(covariance):
     """float32 rows and scores, float64 statistics: every row is right to float32 rounding."""
     mixture, params, terms = structure(covariance)
     eps = float(np.finfo(np.float32).eps)
-    with x64():
+    with arithmetic("float32", wide=True):
         of, data = density.density_of(mixture), density.data_of(mixture, "float32")
         full = density.data_of(mixture)
         exact = of.e_step(params, full)

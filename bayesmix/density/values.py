@@ -11,6 +11,7 @@ from bayesmix.density.arithmetic import Data, Density, weighted
 from bayesmix.density.byrow import by_row, row_piece
 from bayesmix.density.piece import Piece
 from bayesmix.density.prepared import data_of, density_of
+from bayesmix.device import whole_products
 from bayesmix.program import Mixture, Params
 
 
@@ -51,6 +52,7 @@ def _expected_by_row(
     return density.log_prior(params, data) + fit
 
 
+@whole_products()
 def log_joint(mixture: Mixture, params: Params) -> jax.Array:
     """Log density of all sites of the program at constrained ``params``, in nats.
 
@@ -82,6 +84,7 @@ def log_density(mixture: Mixture, params: Params) -> jax.Array:
     return _pointwise(mixture, params)[0]
 
 
+@whole_products()
 def _pointwise(mixture: Mixture, params: Params) -> tuple[jax.Array, jax.Array]:
     """Log density, weighted, and responsibilities of every observation."""
     _check_sites(mixture, params)
@@ -92,11 +95,13 @@ def _pointwise(mixture: Mixture, params: Params) -> tuple[jax.Array, jax.Array]:
     return by_row(piece, params, known)
 
 
+@whole_products()
 def log_prior(mixture: Mixture, params: Params) -> dict[str, jax.Array]:
     """Log density of every site but the mixture's, summed over its elements, in nats."""
     return _terms(density_of(mixture), params, data_of(mixture))
 
 
+@whole_products()
 def expected_log_joint(mixture: Mixture, params: Params, at: Params) -> jax.Array:
     """Q(params | at): the log joint of data and assignments expected under p(z | x, at), in nats.
 
