@@ -124,6 +124,7 @@ class EMResult(Shown):
     def sample(self, key: Any, n: int) -> Simulated:
         """``n`` new observations simulated at the MAP, (n, *event), in data units.
 
+        A DataFrame where the data were one, with its columns, and text as pandas Categoricals; else
         {observed site: array} where several share an assignment.
         """
         return simulate(key, self.mixture, self.params, n)

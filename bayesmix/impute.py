@@ -16,6 +16,7 @@ from bayesmix.density import Piece, cached, responsibilities
 from bayesmix.estimate import EMResult
 from bayesmix.missing import NORMAL, masked_covariance, scatter_of
 from bayesmix.nuts import NUTSResult
+from bayesmix.predict import as_table
 from bayesmix.program import Mixture, Observed, Params
 
 VECTORS = (dist.MultivariateNormal, dist.MultivariateStudentT)
@@ -208,13 +209,7 @@ def _side_by_side(mixture: Mixture, values: list[np.ndarray]) -> np.ndarray:
 def _as_given(mixture: Mixture, values: np.ndarray) -> Any:
     if mixture.columns is None or values.ndim != 2:
         return values
-    import pandas as pd
-
-    table = pd.DataFrame(values, index=mixture.index, columns=list(mixture.columns))
-    for name, levels in mixture.levels.items():
-        codes = np.round(table[name].to_numpy()).astype(int)
-        table[name] = pd.Categorical.from_codes(codes, categories=list(levels))
-    return table
+    return as_table(mixture, list(values.T), mixture.index)
 
 
 def _array(mixture: Mixture, values: np.ndarray) -> Any:

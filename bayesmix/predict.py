@@ -4,7 +4,7 @@ New data enter as the program's own arguments: the program is read again with th
 mixture site is evaluated, never its priors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from bayesmix.program import Mixture, Params, arguments_of, mixture_of
 
 FAR = 1e150
 
-Simulated = np.ndarray | dict[str, np.ndarray]
+Simulated = Any  # an array, {observed site: array}, or a pandas.DataFrame
 
 
 def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mixture:
@@ -110,32 +110,58 @@ def brought_near(mixture: Mixture) -> Mixture:
 
 
 def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> Simulated:
-    """``n`` new observations, (n, *event), at fixed params; {site: array} for several sites.
+    """``n`` new observations, (n, *event), at fixed params; {site: array} for several sites; a
+    DataFrame, with columns and categories as they were given, where the data came in one.
 
     Where parameters differ by row, the rows of the data are taken at random with replacement.
     """
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive whole number, not {n!r}")
     draws = {name: np.asarray(value)[None, None] for name, value in params.items()}
-    return jax.tree.map(lambda value: value[0, 0], replicate(key, mixture, draws, n))
+    rows = jax.tree.map(lambda value: value[0, 0], replicate(key, mixture, draws, n))
+    return _as_given(mixture, rows)
 
 
 def simulate_posterior(
     key: Any, mixture: Mixture, draws: Mapping[str, np.ndarray], n: int
 ) -> Simulated:
-    """``n`` new observations, (n, *event), each at its own posterior draw taken at random."""
+    """As ``simulate``, each observation at its own posterior draw taken at random."""
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive whole number, not {n!r}")
     choose, key = jax.random.split(key)
     total = int(np.prod(next(iter(draws.values())).shape[:2]))
     rows = np.asarray(jax.random.randint(choose, (n,), 0, total))
     chosen = {k: v.reshape(total, *v.shape[2:])[rows][None] for k, v in draws.items()}
-    return jax.tree.map(lambda value: value[0, :, 0], replicate(key, mixture, chosen, 1))
+    found = jax.tree.map(lambda value: value[0, :, 0], replicate(key, mixture, chosen, 1))
+    return _as_given(mixture, found)
+
+
+def _as_given(mixture: Mixture, values: Any) -> Simulated:
+    several = isinstance(values, dict)
+    if mixture.columns is None or (not several and values.ndim != 2):
+        return values
+    sites = [values[site.name] for site in mixture.observed] if several else [values]
+    columns = [column for value in sites for column in value.reshape(len(value), -1).T]
+    return as_table(mixture, columns)
+
+
+def as_table(mixture: Mixture, columns: Sequence[np.ndarray], index: Any = None) -> Any:
+    """Observed columns, each (rows,), as a DataFrame with the names of the fitted table; codes of
+    text columns as the pandas Categoricals they stand for.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(dict(enumerate(columns)), index=index)
+    table.columns = list(mixture.columns or ())
+    for name, levels in mixture.levels.items():
+        codes = np.round(table[name].to_numpy()).astype(int)
+        table[name] = pd.Categorical.from_codes(codes, categories=list(levels))
+    return table
 
 
 def replicate(
     key: Any, mixture: Mixture, draws: dict[str, np.ndarray], n: int | None = None
-) -> Simulated:
+) -> np.ndarray | dict[str, np.ndarray]:
     """Data simulated at each of the draws {site: (chain, draw, *shape)}.
 
     Returns (chain, draw, *rows, *event): a replicate of the whole data; with ``n``,

@@ -82,6 +82,7 @@ class PosteriorDraws(Shown):
     def sample(self, key: Any, n: int) -> Simulated:
         """``n`` new observations from the posterior predictive, (n, *event), in data units.
 
+        A DataFrame where the data were one, with its columns, and text as pandas Categoricals; else
         {observed site: array} where several share an assignment.
         """
         return simulate_posterior(key, self.mixture, self._by_chain, n)

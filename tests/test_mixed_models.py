@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
-from oracles import ROUNDING, x64
+from oracles import ROUNDING, Z, x64
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -257,6 +257,41 @@ def test_rows_keep_their_names_and_columns_are_drawn(people):
     assert picture.get_axes()[0].get_xlabel() == "visits"
 
 
+def test_categories_are_drawn_by_their_names(people):
+    for source in (people, people.to_datatree()):
+        (ax,) = bm.plots.clusters(source, columns=["region", "visits"]).axes
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["north", "south", "west"]
+        drawn = np.concatenate([c.get_offsets() for c in ax.collections])
+        codes = np.unique(TABLE["region"], return_inverse=True)[1]
+        assert sorted(np.round(drawn[:, 0])) == sorted(codes)
+    figure = bm.plots.clusters(people, TABLE, columns=["visits", "wait", "smoker"])
+    bars = [patch for patch in figure.axes[8].patches if patch.get_height() > 0]
+    seen = {0: 0.0, 1: 0.0}
+    for bar in bars:
+        seen[round(bar.get_x() + bar.get_width() / 2)] += bar.get_height()
+    assert seen == pytest.approx(
+        {0: (TABLE["smoker"] == "no").sum(), 1: (TABLE["smoker"] == "yes").sum()}
+    )
+
+
+def test_samples_come_as_the_table_came(people):
+    """Columns in the model's order, text as categories, counts as whole numbers."""
+    drawn = people.sample(jax.random.key(1), 4000)
+    assert list(drawn.columns) == ["height", "weight", "visits", "wait", "smoker", "region"]
+    assert list(drawn["region"].cat.categories) == ["north", "south", "west"]
+    assert drawn["visits"].dtype.kind == "i"
+    p = people.params
+    for level, name in enumerate(["north", "south", "west"]):
+        wanted = p["weights"] @ p["region_probs"][:, level]
+        error = np.sqrt(wanted * (1 - wanted) / 4000)
+        assert abs((drawn["region"] == name).mean() - wanted) <= Z * error
+    smokes = p["weights"] @ p["smoker_probs"]
+    assert abs((drawn["smoker"] == "yes").mean() - smokes) <= Z * np.sqrt(
+        smokes * (1 - smokes) / 4000
+    )
+    assert people.predict_proba(drawn).shape == (4000, 2)
+
+
 def test_a_dict_of_columns_will_do(people):
     data = {name: TABLE[name].to_numpy() for name in TABLE.columns[:-1]}
     with x64():
@@ -302,6 +337,11 @@ def test_refuses_a_category_that_the_fit_has_not_seen(people):
         (lambda: bm.models.mixed({("a", "b"): "poisson"}, 2), ["'a'", "gaussian"]),
         (lambda: bm.models.mixed({0: "normal"}, 2), ["column 0", "rename"]),
         (lambda: bm.models.mixed({"weights": "normal"}, 2), ["'weights'", "rename"]),
+        (lambda: bm.models.mixed({"a": "normal", "a_loc": "poisson"}, 2),
+         ["'a_loc'", "'a'", "rename"]),
+        (lambda: bm.models.mixed({("a", "b"): "gaussian", "a_b_cov": "beta"}, 2),
+         ["('a', 'b')", "'a_b_cov'", "rename"]),
+        (lambda: bm.models.mixed({("obs", "id"): "gaussian"}, 2), ["'obs_id'", "program itself"]),
         (lambda: bm.trace(bm.models.mixed({"a": "normal"}, 2), {"a": []}), ["at least one row"]),
         (lambda: bm.trace(bm.models.gaussian(2), TABLE[["height", "height"]]), ["'height'"]),
         (lambda: bm.trace(bm.models.gaussian(2), pd.DataFrame({"day": [pd.Timestamp(0)]})),

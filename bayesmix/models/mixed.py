@@ -97,7 +97,24 @@ def mixed(columns: Mapping[Any, str], K: int, *, prior: str = "default") -> Prog
             raise ValueError(
                 f"column {names[0]!r} is {kind!r}, which has no flat prior: use prior='default'"
             )
+    _check_names(blocks)
     return _mixed(blocks, cluster_count(K), one_of("prior", prior, PRIORS))
+
+
+def _check_names(blocks: tuple[Block, ...]) -> None:
+    """Every site has one owner: a column `a` has a site `a_loc`, and so would a column `a_loc`."""
+    owners: dict[str, str] = {}
+    for names, kind in blocks:
+        block = "_".join(names)
+        said = f"column {names[0]!r}" if len(names) == 1 else f"block {names}"
+        for site in (block, *(f"{block}_{own}" for own in KINDS[kind].names)):
+            other = "the program itself" if site in OWN else owners.get(site)
+            if other is not None:
+                raise ValueError(
+                    f"{said} and {other} would both have a site {site!r}: rename a column, as in "
+                    f"table.rename(columns={{{names[0]!r}: '{names[0]}_'}})"
+                )
+            owners[site] = said
 
 
 OWN = ("weights", "z", "cluster", "obs_id")  # what the program itself calls so
@@ -145,10 +162,12 @@ def _mixed(blocks: tuple[Block, ...], K: int, prior: str) -> Program:
 
 
 class Kind(NamedTuple):
-    """``sites(name, x, K, prior, levels)`` draws the parameters, (K, ...) each, in the cluster
-    plate, by name; ``component(**parameters)`` is the distribution of the column.
+    """``names`` of the sites, behind the column's; ``sites(name, x, K, prior, levels)`` draws these
+    parameters, (K, ...) each, in the cluster plate, by name; ``component(**parameters)`` is the
+    distribution of the column.
     """
 
+    names: tuple[str, ...]
     sites: Callable[..., dict[str, jax.Array]]
     component: Callable[..., dist.Distribution]
 
@@ -205,14 +224,21 @@ def _column_sites(form: Form) -> Callable[..., dict[str, jax.Array]]:
     return sites
 
 
+def _normal(loc: jax.Array, var: jax.Array) -> dist.Distribution:
+    return dist.Normal(loc, jnp.sqrt(var))
+
+
 KINDS = {
-    "normal": Kind(_gaussian_sites("univariate"), lambda loc, var: dist.Normal(loc, jnp.sqrt(var))),
-    "gaussian": Kind(_gaussian_sites("full"), FORMS["full"].component),
-    "poisson": Kind(_count_sites, dist.Poisson),
-    "bernoulli": Kind(_answer_sites, lambda probs: dist.Bernoulli(probs=probs)),
-    "categorical": Kind(_category_sites, lambda probs: dist.Categorical(probs=probs)),
-    **{kind: Kind(_column_sites(form), form.component) for kind, form in COLUMNS.items()},
-    "exponential": Kind(_time_sites, dist.Exponential),
+    "normal": Kind(("loc", "var"), _gaussian_sites("univariate"), _normal),
+    "gaussian": Kind(("loc", "cov"), _gaussian_sites("full"), FORMS["full"].component),
+    "poisson": Kind(("rate",), _count_sites, dist.Poisson),
+    "bernoulli": Kind(("probs",), _answer_sites, lambda probs: dist.Bernoulli(probs=probs)),
+    "categorical": Kind(("probs",), _category_sites, lambda probs: dist.Categorical(probs=probs)),
+    **{
+        kind: Kind(tuple(form.sites), _column_sites(form), form.component)
+        for kind, form in COLUMNS.items()
+    },
+    "exponential": Kind(("rate",), _time_sites, dist.Exponential),
 }
 CHOICES = tuple(KINDS)
 

@@ -21,7 +21,15 @@ from bayesmix.plots.canvas import (
     styled,
 )
 from bayesmix.plots.lines import draw_lines
-from bayesmix.plots.plane import not_shown, position, shrinkage
+from bayesmix.plots.plane import (
+    ACROSS,
+    ALONG,
+    jitter,
+    not_shown,
+    position,
+    put_levels,
+    shrinkage,
+)
 from bayesmix.plots.response import is_regression
 from bayesmix.plots.view import PROB, View, band, component_densities, moments_of, view_of
 
@@ -217,10 +225,11 @@ def _draw_pair(ax: Axes, view: View, moments: Any, i: int, j: int, size: float =
     resp, small = view.mean_resp, shrinkage(len(view.data))
     sure = resp.max(1) >= CERTAIN
     colour = blend(resp)
+    x, y = _place(view, i, ACROSS), _place(view, j, ALONG)
     for mask, edge, width in ((sure, "white", 0.4), (~sure, INK, 0.9)):
         ax.scatter(
-            view.data[mask, i],
-            view.data[mask, j],
+            x[mask],
+            y[mask],
             s=size * small,
             c=colour[mask],
             edgecolors=edge,
@@ -233,6 +242,17 @@ def _draw_pair(ax: Axes, view: View, moments: Any, i: int, j: int, size: float =
         _keep_to(ax, view.data[:, [i, j]].astype(float))
     ax.set_xlabel(view.columns[i])
     ax.set_ylabel(view.columns[j])
+    for axis, column in ((ax.xaxis, i), (ax.yaxis, j)):
+        if view.columns[column] in view.levels:
+            put_levels(axis, view.levels[view.columns[column]])
+
+
+def _place(view: View, column: int, step: float) -> np.ndarray:
+    """Where the rows stand along a column: those of one category side by side."""
+    values = view.data[:, column].astype(float)
+    return (
+        values + jitter(len(values), 0.5, step) if view.columns[column] in view.levels else values
+    )
 
 
 def _draw_ellipses(ax: Axes, view: View, moments: Any, i: int, j: int, scale: float) -> None:
@@ -340,11 +360,18 @@ def _pairs(view: View, moments: Any, chosen: Sequence[int]) -> Figure:
 def _draw_marginal(ax: Axes, view: View, i: int) -> None:
     seen = ~np.isnan(view.data[:, i].astype(float))
     values, resp = view.data[seen, i], view.mean_resp[seen]
-    edges = np.histogram_bin_edges(values, bins=int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40)))
-    bottom = np.zeros(len(edges) - 1)
+    levels = view.levels.get(view.columns[i])
+    if levels is None:
+        edges = np.histogram_bin_edges(values, bins=int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40)))
+        width, middle = np.diff(edges), (edges[:-1] + edges[1:]) / 2
+    else:
+        edges, middle = np.arange(len(levels) + 1) - 0.5, np.arange(len(levels))
+        width = np.full(len(levels), 0.7)
+        put_levels(ax.xaxis, levels)
+    bottom = np.zeros(len(middle))
     for k, colour in enumerate(colours(view.K)):
         height, _ = np.histogram(values, edges, weights=resp[:, k])
-        ax.bar(edges[:-1], height, np.diff(edges), bottom, align="edge", color=colour, lw=0)
+        ax.bar(middle, height, width, bottom, color=colour, lw=0)
         bottom += height
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)

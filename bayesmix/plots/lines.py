@@ -21,7 +21,7 @@ from bayesmix.plots.canvas import (
     panel,
     put_title,
 )
-from bayesmix.plots.plane import position, shrinkage
+from bayesmix.plots.plane import ACROSS, ALONG, apart, jitter, position, put_levels, shrinkage
 from bayesmix.plots.response import Covariate, Response, response_of
 from bayesmix.plots.view import View, band
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 MOST = 5  # covariates without being named
 FAINT, STRONG = 0.12, 0.8  # opacity of a row of no cluster's, and of a certain one
-ACROSS, ALONG = (5**0.5 - 1) / 2, 2**0.5 - 1  # their multiples modulo 1 are evenly spread
-FEW, ROOM = 24, 0.25  # values that rows share, and how far they are moved, of their distance
 SPREAD = 0.6  # of one level's points, of the distance between levels
 
 
@@ -110,12 +108,16 @@ def _panels(
 
 
 def _draw_panel(ax: Axes, response: Response, covariate: Covariate) -> None:
-    K, x, y = response.resp.shape[1], covariate.values, _apart(response.y, response.discrete, ALONG)
+    K, x, y = (
+        response.resp.shape[1],
+        covariate.values,
+        apart(response.y, ALONG) if response.discrete else response.y,
+    )
     if covariate.levels:
         shift = SPREAD * ((np.arange(K) + 0.5) / K - 0.5)
-        x = x + shift[response.resp.argmax(1)] + _jitter(len(x), 0.6 * SPREAD / K, ACROSS)
+        x = x + shift[response.resp.argmax(1)] + jitter(len(x), 0.6 * SPREAD / K, ACROSS)
     else:
-        x = _apart(x, True, ACROSS)
+        x = apart(x, ACROSS)
     if response.group is not None:
         _draw_groups(ax, response, x, y)
     _draw_points(ax, response, x, y)
@@ -134,19 +136,6 @@ def _keep_to(ax: Axes, y: np.ndarray) -> None:
     shown, room = ax.get_ylim(), 0.3 * (high - low)
     if room > 0:
         ax.set_ylim(max(shown[0], low - room), min(shown[1], high + room))
-
-
-def _apart(values: np.ndarray, discrete: bool, step: float) -> np.ndarray:
-    """Values that many rows share, moved a little so that each row is seen."""
-    seen = np.unique(values[~np.isnan(values)])
-    if not discrete or len(seen) < 2 or len(seen) > FEW or len(values) < 4 * len(seen):
-        return values
-    return values + _jitter(len(values), ROOM * np.diff(seen).min(), step)
-
-
-def _jitter(N: int, width: float, step: float) -> np.ndarray:
-    """N numbers within +- width / 2, the same at every call, evenly spread."""
-    return width * ((np.arange(N) * step) % 1 - 0.5)
 
 
 def _draw_points(ax: Axes, response: Response, x: np.ndarray, y: np.ndarray) -> None:
@@ -197,14 +186,16 @@ def _draw_levels(ax: Axes, covariate: Covariate, shift: np.ndarray, width: float
             ax.bar(at, hi - lo, width, lo, color=colour, alpha=0.25, lw=0, zorder=3)
         ends = (at - width / 2, at + width / 2)
         ax.hlines(line.mean(0), *ends, color=colour, lw=2.4, zorder=4, path_effects=halo)
-    ax.set_xticks(covariate.grid, covariate.levels)
+    put_levels(ax.xaxis, covariate.levels)
     ax.set_xlim(-0.6, len(covariate.levels) - 0.4)
 
 
 def _draw_fitted(ax: Axes, response: Response) -> None:
     """The response against the mean of its most probable cluster."""
     fitted = response.fitted[np.arange(len(response.y)), response.resp.argmax(1)]
-    _draw_points(ax, response, fitted, _apart(response.y, response.discrete, ALONG))
+    _draw_points(
+        ax, response, fitted, apart(response.y, ALONG) if response.discrete else response.y
+    )
     both = np.array([fitted.min(), fitted.max()])
     ax.plot(both, both, color=INK, lw=1.0, ls=(0, (4, 2)), zorder=3)
     ax.set_xlabel("fitted, in the most probable cluster")

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+ACROSS, ALONG = (5**0.5 - 1) / 2, 2**0.5 - 1  # their multiples modulo 1 are evenly spread
+FEW, ROOM = 24, 0.25  # values that rows share, and how far they are moved, of their distance
+LONG = 14  # letters of a category
+
+
 @dataclass(frozen=True)
 class Plane:
     """Where each observation is drawn.
@@ -131,6 +136,27 @@ def _components(values: np.ndarray) -> Plane:
 def shrinkage(N: int) -> float:
     """Factor on the area of a point, so that many points do not hide each other."""
     return float(np.sqrt(min(1.0, 300 / N)))
+
+
+def apart(values: np.ndarray, step: float) -> np.ndarray:
+    """Values that many rows share, moved a little so that each row is seen."""
+    seen = np.unique(values[~np.isnan(values)])
+    if len(seen) < 2 or len(seen) > FEW or len(values) < 4 * len(seen):
+        return values
+    return values + jitter(len(values), ROOM * np.diff(seen).min(), step)
+
+
+def jitter(N: int, width: float, step: float) -> np.ndarray:
+    """N numbers within +- width / 2, the same at every call, evenly spread."""
+    return width * ((np.arange(N) * step) % 1 - 0.5)
+
+
+def put_levels(axis: Any, levels: Sequence[str]) -> None:
+    """Ticks at the codes of categories, long names short and aslant."""
+    short = [name if len(name) <= LONG else f"{name[: LONG - 1]}…" for name in levels]
+    aslant = axis.axis_name == "x" and len(levels) * max(map(len, short)) > 3 * LONG // 2
+    turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axis.set_ticks(range(len(short)), short, **(turn if aslant else {}))
 
 
 def draw_groups(

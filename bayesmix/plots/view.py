@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesmix.predict import with_data
+
 if TYPE_CHECKING:
     import xarray
 
@@ -35,7 +37,8 @@ class View:
     """A result or tree as arrays; clusters carry one name in all draws.
 
     draws : site -> (S, *shape). resp : (S, N, K) or None where too large. mean_resp : (N, K).
-    data : (N, D) or (N,), of groups their means. columns : names of the data's columns.
+    data : (N, D) or (N,), of groups their means. columns : names of the data's columns. levels :
+    {column: categories}, of which the data hold the numbers.
     """
 
     method: str
@@ -45,6 +48,7 @@ class View:
     mean_resp: np.ndarray
     data: np.ndarray
     columns: tuple[str, ...]
+    levels: dict[str, tuple[str, ...]]
     site: str
     family: str
     K: int
@@ -84,6 +88,8 @@ def view_of(source: Any, data: Any = None) -> View:
     site = str(tree.attrs["site"])
     observed = _observed(tree, site)
     mixture: Any = getattr(source, "mixture", None)
+    if data is not None and mixture is not None and mixture.levels:
+        observed, data = observed.copy(data=with_data(mixture, (data,), {}).value), None
     grouped = data is None and mixture is not None and mixture.observed[0].group is not None
     values = np.asarray(mixture.value if grouped else observed.to_numpy() if data is None else data)
     rows = len(_row_dims(tree, site))
@@ -96,6 +102,7 @@ def view_of(source: Any, data: Any = None) -> View:
         mean_resp=mean,
         data=values.reshape(len(mean), *values.shape[values.ndim - (observed.ndim - rows) :]),
         columns=_columns(observed, rows, data, mixture, site),
+        levels=_levels(tree, mixture),
         site=site,
         family=str(tree.attrs.get("family", "")),
         K=int(tree.attrs["n_clusters"]),
@@ -184,6 +191,19 @@ def _columns(observed: Any, rows: int, data: Any, mixture: Any, site: str) -> tu
         labels = observed[observed.dims[-1]].to_numpy()
         return tuple(f"{site}[{i}]" if labels.dtype.kind in "iu" else str(i) for i in labels)
     return (site,)
+
+
+def _levels(tree: xarray.DataTree, mixture: Any) -> dict[str, tuple[str, ...]]:
+    """Categories of columns by their numbers; a tree has them as coordinates."""
+    if mixture is not None:
+        return {name: tuple(map(str, own)) for name, own in mixture.levels.items()}
+    coords = tree.children["posterior"].to_dataset(inherit=False).coords
+    named = {str(dim): coord.to_numpy() for dim, coord in coords.items()}
+    return {
+        dim.removesuffix("_level"): tuple(map(str, own))
+        for dim, own in named.items()
+        if dim.endswith("_level") and own.dtype.kind not in "iu"
+    }
 
 
 def _resp(source: Any, tree: Any, mixture: Any) -> tuple[np.ndarray | None, np.ndarray]:

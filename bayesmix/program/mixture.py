@@ -119,10 +119,20 @@ class Mixture(Shown):
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The names of the observed columns, where the data came as a table that has them."""
-        names = self.arguments.columns or self.coords.get("feature")
+        """The names of the observed columns, where the data came as a table that has them.
+
+        Several sites may take the columns of a table in any order: only as they lie in it.
+        """
+        names = self.coords.get("feature")
+        if names is None and (len(self.observed) == 1 or self._as_they_lie):
+            names = self.arguments.columns
         width = self.event_shape[-1] if self.event_shape else 1
         return names if names is not None and len(names) == width else None
+
+    @cached_property
+    def _as_they_lie(self) -> bool:
+        """Whether the data, side by side, are one of the arguments."""
+        return any(np.array_equal(a, self.value, equal_nan=True) for a in self.arguments.arrays)
 
     @property
     def coords(self) -> dict[str, tuple[str, ...]]:
