@@ -34,7 +34,8 @@ def lines_of(path):
 
 def together(runs):
     """One line of the runs that are as long as the newest; without those that came to nothing."""
-    runs = [line for line in runs if line.get("draws") == runs[-1].get("draws")]
+    long = [line.get("draws", DRAWS) for line in runs]
+    runs = [line for line, draws in zip(runs, long, strict=True) if draws == long[-1]]
     done = [line for line in runs if "error" not in line]
     if not done:
         return runs[-1]
@@ -49,11 +50,13 @@ def together(runs):
 
 
 def apart(line, other):
-    """Largest distance of posterior means, in combined Monte-Carlo standard errors, any run."""
-    pairs = [
-        pair for means in line["all means"] for pair in zip(means, other["means"], strict=True)
-    ]
-    assert all(ours[0] == theirs[0] for ours, theirs in pairs)
+    """Largest distance of each run's posterior means, in combined Monte-Carlo standard errors."""
+    return [_distance(means, other["means"]) for means in line["all means"]]
+
+
+def _distance(means, others):
+    assert [each[0] for each in means] == [each[0] for each in others]
+    pairs = zip(means, others, strict=True)
     return max(abs(a[1] - b[1]) / (a[2] ** 2 + b[2] ** 2) ** 0.5 for a, b in pairs)
 
 
@@ -67,20 +70,29 @@ def reference_of(line, latest):
 
 
 def rates(line, latest):
-    """ESS per CPU second of each run while sampling, and of the whole first run.
+    """ESS per CPU second of each run while sampling, and of each run that was compiled, as a whole.
 
-    () where R-hat is too large, that of bayesmix with it (several modes, which SMC must weigh), or
-    where the posterior is not that of bayesmix. SMC has none: its particles are not chains.
+    Without the runs whose R-hat is too large or whose posterior is not that of bayesmix; () where
+    chains of bayesmix do not agree (several modes, which SMC must weigh). SMC has none: its
+    particles are not chains.
     """
     if "error" in line or "steps" not in line:
         return (), ()
     reference = reference_of(line, latest) or line
-    if not max(*line["rhat"], *reference["rhat"]) <= RHAT:
+    if not max(reference["rhat"]) <= RHAT:
         return (), ()
-    if reference is not line and apart(line, reference) > WRONG:
-        return (), ()
-    warm = [ess / seconds for ess, seconds in zip(line["ess"], line["warm"], strict=True)]
-    return warm, [ess / seconds for ess, seconds in zip(line["ess"], line["cold"], strict=False)]
+    sound = [n for n, _ in enumerate(line["rhat"]) if not wrong(n, line, reference)]
+    warm = [line["ess"][n] / line["warm"][n] for n in sound]
+    return warm, [line["ess"][n] / line["cold"][n] for n in sound if n < len(line["cold"])]
+
+
+def wrong(number, line, reference):
+    """Why a run has no rate; empty where it has one. Of bayesmix any run speaks for all."""
+    rhat = max(line["rhat"]) if line["sampler"] in OURS else line["rhat"][number]
+    if rhat > RHAT:
+        return f"R-hat {rhat:.3f}"
+    away = 0.0 if reference is line else apart(line, reference)[min(number, len(line["cold"]) - 1)]
+    return f"R-hat {rhat:.3f}, means {away:.0f} errors away" if away > WRONG else ""
 
 
 def spread(values, digits=0):
@@ -126,14 +138,14 @@ def against(latest):
 
 
 def times(own, name, samplers, latest, phase):
-    """Our median rate over the best of theirs in a phase (warm 0, cold 1), or why there is none."""
+    """Our median rate over the best of theirs in a phase (warm 0, cold 1), and who has none."""
     found, without = {}, []
     for sampler in samplers:
         line = latest.get((name, sampler))
         rate = () if line is None else rates(line, latest)[phase]
         if rate:
             found[sampler] = statistics.median(rate)
-        else:
+        if not rate or len(rate) < len(line["cold"]):
             without.append(f"{sampler} {why(line, latest)}")
     if not (found and own[phase]):
         return "; ".join(without)
@@ -143,16 +155,17 @@ def times(own, name, samplers, latest, phase):
 
 
 def why(line, latest):
-    """Why a line has no rate."""
+    """Why runs of a line have no rate."""
     if line is None:
         return "not run"
     if "error" in line:
         return line["error"]
     reference = reference_of(line, latest) or line
-    own, ours = max(line["rhat"]), max(reference["rhat"])
-    if max(own, ours) > RHAT:
-        return f"R-hat {own:.3f}" + f", ours {ours:.3f}" * (ours > RHAT)
-    return f"R-hat {own:.3f}, means {apart(line, reference):.0f} errors away"
+    ours = max(reference["rhat"])
+    failed = [wrong(number, line, reference) for number, _ in enumerate(line["rhat"])]
+    said = [each for each in failed if each]
+    counted = f" ({len(said)} of {len(failed)})" * (len(failed) > 1)
+    return ", ".join(said) + counted + f", ours {ours:.3f}" * (ours > RHAT)
 
 
 def cells(line, latest):
@@ -169,13 +182,13 @@ def cells(line, latest):
         spread(line["warm"], 2),
         spread(line["again"], 2) if "again" in line else "",
         spread(line["ess"]) if known else "",
-        f"{max(line['rhat']):.3f}",
+        spread(line["rhat"], 3) if line["sampler"] not in OURS else f"{max(line['rhat']):.3f}",
         str(line["divergences"]) if known else "",
         f"{line['steps']:.1f}" if known else "",
         spread(per_gradient(line)) if known else "",
         spread(warm) if warm else "–",
         spread(cold) if cold else "–",
-        "" if same else f"{apart(line, reference):.1f}",
+        "" if same else spread(apart(line, reference), 1),
     ]
 
 
