@@ -15,7 +15,7 @@ from bayesmix.expected import expected_mean
 from bayesmix.modes import Modes
 from bayesmix.mstep import plan_for
 from bayesmix.portrait import named_elements, portrait
-from bayesmix.predict import Simulated, brought_near, simulate, with_data
+from bayesmix.predict import Simulated, brought_near, simulate, with_data, with_observed
 from bayesmix.program import Mixture
 from bayesmix.sheet import Sheet, Shown
 
@@ -116,8 +116,11 @@ class EMResult(Shown):
         return expected_dataset(self.mixture, draws, args, kwargs)
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """log sum_k w_k f(x_n | k) of new data, (*rows), in nats."""
-        new = with_data(self.mixture, args, kwargs)
+        """log sum_k w_k f(x_n | k) of new data, (*rows), in nats.
+
+        Of a row's observed cells: 0 for a row without any. Raises ValueError where no row has one.
+        """
+        new = with_observed(self.mixture, args, kwargs)
         with jax.enable_x64(True):
             return np.asarray(log_density(new, self.params))
 

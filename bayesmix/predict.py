@@ -48,6 +48,22 @@ def with_data(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return new
 
 
+def with_observed(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mixture:
+    """As ``with_data``, for data of which something is observed.
+
+    Raises ValueError where every value is missing, as in a regression asked without y: nothing has
+    a density.
+    """
+    new = with_data(mixture, args, kwargs)
+    if new.partial and all(site.missing.all() for site in new.observed):
+        names = ", ".join(repr(site.name) for site in new.observed)
+        raise ValueError(
+            f"the new rows have no value of {names}, and without one there is nothing to have a "
+            "density: give it to log_density (predict_mean(...) and expected(...) do without)"
+        )
+    return new
+
+
 def new_arguments(mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """New data as the program's arguments, read as those of the fit were; these, without any.
 

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from bayesmix.draws import evaluate_draws
 from bayesmix.expected import expected_mean
-from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data
+from bayesmix.predict import Simulated, brought_near, simulate_posterior, with_data, with_observed
 from bayesmix.program import Mixture
 from bayesmix.sheet import Shown
 from bayesmix.symmetry import permute_draws
@@ -74,8 +74,11 @@ class PosteriorDraws(Shown):
         return expected_dataset(self.mixture, self._aligned(), args, kwargs)
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Log posterior predictive density of each row of new data, (*rows), in nats."""
-        new = with_data(self.mixture, args, kwargs)
+        """Log posterior predictive density of each row of new data, (*rows), in nats.
+
+        Of a row's observed cells: 0 for a row without any. Raises ValueError where no row has one.
+        """
+        new = with_observed(self.mixture, args, kwargs)
         pointwise = evaluate_draws(new, self._by_chain)["log_likelihood"]
         return logsumexp(pointwise, axis=(0, 1)) - np.log(np.prod(pointwise.shape[:2]))
 

@@ -317,6 +317,17 @@ def test_predicts_means_for_new_covariates():
     assert np.all(abs(drawn.mean(0) - expected[some]) <= Z * error)
 
 
+def test_rows_without_a_response_have_no_density():
+    """None at all is refused; one of several has the density of nothing, 1."""
+    em, (table, y) = _fitted(), _table()
+    with pytest.raises(ValueError, match=r"no value of 'y'.*predict_mean"):
+        em.log_density(table[:3])
+    some = np.append(y[:2].astype(float), np.nan)
+    density = em.log_density(table[:3], some)
+    assert density[2] == 0
+    assert density[:2] == pytest.approx(em.log_density(table[:2], y[:2]))
+
+
 # ---------------------------------------------------------------------------------- what it refuses
 
 y20 = np.arange(20.0) % 7

@@ -129,6 +129,7 @@ def uncertainty(
     inks = colours(int(labels.max()) + 1)
     edges = np.where(possible[:, None], inks[found["runner_up"].to_numpy()], 1.0)
     order = np.argsort(spread, kind="stable")  # the doubtful above the sure
+    order = order[~np.isnan(points[order]).any(1)]
     widths = np.where(possible, 1.8, 0.4) * shrinkage(len(labels))
     with styled():
         ax = panel(ax, 8.0, 5.4)
