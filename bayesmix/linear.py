@@ -158,8 +158,7 @@ def _product(node: Node, axis: int | None, found: dict[int, tuple[Node, int | No
 
 def _contraction(node: Node, axis: int | None, found: dict[int, tuple[Node, int | None]]) -> None:
     """A matrix product with data: the cluster's axis must be the parameters' own."""
-    assert node.equation is not None
-    (left_sum, right_sum), (left_batch, right_batch) = node.equation.params["dimension_numbers"]
+    (left_sum, right_sum), (left_batch, right_batch) = node.params["dimension_numbers"]
     sides = [(node.inputs[0], left_sum, left_batch), (node.inputs[1], right_sum, right_batch)]
     if all(operand.depends for operand, *_ in sides):
         raise NotLinear
@@ -179,7 +178,7 @@ def _before(node: Node, operand: Node, axis: int | None) -> int | None:
     """The axis of an operand that becomes the axis of ``node``."""
     if axis is None or not operand.shape:
         return None
-    params = node.equation.params if node.equation else {}
+    params = node.params
     match node.label:
         case "broadcast_in_dim":
             places = params["broadcast_dimensions"]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesmix.graph import ELEMENTWISE, Node, ancestors, bind, evaluate, same_along
+from bayesmix.graph import ELEMENTWISE, Node, ancestors, evaluate, same_along
 
 JOIN: dict[str, Callable[[Any, Any], Any]] = {
     "reduce_sum": np.add,
@@ -75,8 +75,8 @@ def _broadcast(outputs: Sequence[Node], axes: dict[int, int]) -> dict[int, int]:
             continue
         for n in node.inputs:
             along: int | None = axis
-            if node.label == "broadcast_in_dim" and node.equation:
-                dims = node.equation.params["broadcast_dimensions"]
+            if node.label == "broadcast_in_dim":
+                dims = node.params["broadcast_dimensions"]
                 along = dims.index(axis) if axis in dims else None
             elif node.label not in ELEMENTWISE:
                 continue
@@ -94,9 +94,8 @@ def _refusal(what: str) -> str:
 
 def _axis(node: Node, along: list[int | None]) -> int | None:
     """The rows' axis of ``node``, None if it has reduced them; ``along``: those of its inputs."""
-    params = node.equation.params if node.equation else {}
     axis = next(a for a in along if a is not None)
-    name, before = node.label, node.inputs[along.index(axis)].shape
+    name, params, before = node.label, node.params, node.inputs[along.index(axis)].shape
     if name in JOIN and name.startswith("reduce_"):
         return None if axis in params["axes"] else axis - sum(a < axis for a in params["axes"])
     match name:
@@ -164,19 +163,12 @@ def _parts(
 ) -> list[Any]:
     """The reductions ``nodes`` of one block."""
     size = len(block)
-    values: dict[int, Any] = {**known, source: jnp.asarray(block)}
-    for node in ancestors(nodes, values):
-        if node.number in values:
-            continue
-        if node.equation is None:
-            values[node.number] = node.value
-            continue
-        axis = axes.get(node.number)
-        params = dict(node.equation.params)
+
+    def params(node: Node) -> dict[str, Any]:
+        axis, own = axes.get(node.number), dict(node.params)
         for name in ("shape", "new_sizes", "limit_indices"):
-            if name in params and axis is not None:
-                params[name] = (*params[name][:axis], size, *params[name][axis + 1 :])
-        inputs = [values[n.number] for n in node.inputs]
-        for sibling, value in zip(node.equation.results, bind(node, inputs, params), strict=True):
-            values[sibling.number] = value
-    return [values[node.number] for node in nodes]
+            if name in own and axis is not None:
+                own[name] = (*own[name][:axis], size, *own[name][axis + 1 :])
+        return own
+
+    return evaluate(nodes, {**known, source: jnp.asarray(block)}, params)

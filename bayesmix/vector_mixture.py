@@ -80,9 +80,7 @@ class VectorMixture(dist.Distribution):
         held = inside.reshape(*inside.shape, *(1,) * self.event_dim)
         value = jnp.where(held, value, legal)
         if self._components.is_discrete:
-            value = value.astype(
-                int
-            )  # codes may come as floats; NumPyro's Categorical counts by them
+            value = value.astype(int)  # NumPyro's Categorical indexes by codes; some come as floats
         log_prob = self._components.log_prob(value)
         log_weights = jax.nn.log_softmax(self._mixing.logits)
         return log_weights + jnp.where(inside, log_prob, -jnp.inf)

@@ -12,7 +12,7 @@ the questions. Nothing here knows NumPyro, mixtures or EM.
 """
 
 from bayesmix.graph.alignment import Axes, axes, same_along
-from bayesmix.graph.evaluation import ancestors, bind, evaluate, frontier
+from bayesmix.graph.evaluation import ancestors, evaluate, frontier
 from bayesmix.graph.jaxprs import Graph
 from bayesmix.graph.keys import canonical, fingerprint
 from bayesmix.graph.maps import core, degree, multiple_of, unary_map
@@ -27,7 +27,6 @@ __all__ = [
     "Node",
     "ancestors",
     "axes",
-    "bind",
     "canonical",
     "carried",
     "core",

@@ -20,14 +20,14 @@ NONE: frozenset[tuple[str, int]] = frozenset()
 def same_along(node: Node, axis: int) -> bool:
     """Whether all slices of ``node`` along ``axis`` are equal by construction: a broadcast."""
     if node.label == "broadcast_in_dim":
-        sources = node.equation.params["broadcast_dimensions"] if node.equation else ()
+        sources = node.params["broadcast_dimensions"]
         if axis not in sources:
             return True
         source = sources.index(axis)
         inner = node.inputs[0]
         return inner.shape[source] != node.shape[axis] or same_along(inner, source)
-    if node.label == "transpose" and node.equation:
-        return same_along(node.inputs[0], node.equation.params["permutation"][axis])
+    if node.label == "transpose":
+        return same_along(node.inputs[0], node.params["permutation"][axis])
     if not (node.inputs and (is_elementwise(node) or (node.label == "cholesky" and axis == 0))):
         return not node.depends and not node.shape
     return all(not n.shape or same_along(n, axis) for n in node.inputs)
@@ -48,7 +48,7 @@ def axes(node: Node, memo: dict[int, Axes] | None = None) -> Axes:
 
 def _axes(node: Node, operands: list[Axes]) -> Axes:
     """The pairs along each axis of ``node``, given those of its inputs."""
-    rank, params = len(node.shape), node.equation.params if node.equation else {}
+    rank, params = len(node.shape), node.params
     if node.site:
         return tuple(frozenset([(node.site, axis)]) for axis in range(rank))
     if not node.depends:

@@ -4,7 +4,7 @@
 ``evaluate`` computes it, given any values in between.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bayesmix.graph.nodes import Node
@@ -39,10 +39,15 @@ def frontier(outputs: Iterable[Node]) -> list[Node]:
     return [found[number] for number in sorted(found)]
 
 
-def evaluate(outputs: Sequence[Node], given: dict[int, Any]) -> list[Any]:
+def evaluate(
+    outputs: Sequence[Node],
+    given: dict[int, Any],
+    params: Callable[[Node], dict[str, Any]] = lambda node: node.params,
+) -> list[Any]:
     """Values of ``outputs`` where ``given`` holds the values of some nodes, by number.
 
     Traceable by JAX. Captured arrays that are not given have the value they had when read.
+    params : of a node's equation, by default its own; other sizes of arrays want others.
     """
     values = dict(given)
     for node in ancestors(outputs, given):
@@ -52,13 +57,13 @@ def evaluate(outputs: Sequence[Node], given: dict[int, Any]) -> list[Any]:
             values[node.number] = node.value
             continue
         inputs = [values[n.number] for n in node.inputs]
-        results = bind(node, inputs, node.equation.params)
+        results = _bind(node, inputs, params(node))
         for sibling, value in zip(node.equation.results, results, strict=True):
             values[sibling.number] = value
     return [values[node.number] for node in outputs]
 
 
-def bind(node: Node, inputs: Sequence[Any], params: dict[str, Any]) -> Sequence[Any]:
+def _bind(node: Node, inputs: Sequence[Any], params: dict[str, Any]) -> Sequence[Any]:
     """Results of a node's primitive on other inputs."""
     assert node.equation is not None
     primitive = node.equation.primitive

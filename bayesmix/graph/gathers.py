@@ -68,7 +68,7 @@ def _constant(node: Node) -> np.ndarray | None:
     if node.label == "literal":
         return node.value
     values = [value for n in node.inputs if (value := _constant(n)) is not None]
-    params = node.equation.params if node.equation else {}
+    params = node.params
     if len(values) < len(node.inputs):
         return None
     match node.label:

@@ -45,7 +45,7 @@ def degree(node: Node, site: str) -> float | None:
     if site not in node.depends:
         return 0.0
     powers = [power for operand in node.inputs if (power := degree(operand, site)) is not None]
-    if len(powers) < len(node.inputs) or node.equation is None:
+    if len(powers) < len(node.inputs):
         return None
     match node.label:
         case "mul":
@@ -59,7 +59,7 @@ def degree(node: Node, site: str) -> float | None:
         case "square":
             return 2 * powers[0]
         case "integer_pow":
-            return node.equation.params["y"] * powers[0]
+            return node.params["y"] * powers[0]
         case "pow" if core(node.inputs[1]).label == "literal":
             return float(core(node.inputs[1]).value) * powers[0]
     return None
@@ -80,8 +80,7 @@ def multiple_of(node: Node) -> str | None:
 
 def _to_float(node: Node) -> bool:
     """Whether a conversion keeps the value up to rounding; to integers or bool it cuts."""
-    assert node.equation is not None
-    return jax.dtypes.issubdtype(node.equation.params["new_dtype"], np.floating)
+    return jax.dtypes.issubdtype(node.params["new_dtype"], np.floating)
 
 
 def _same_but_units(a: Sequence[int], b: Sequence[int]) -> bool:

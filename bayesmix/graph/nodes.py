@@ -76,7 +76,7 @@ def is_elementwise(node: Node) -> bool:
         return False
     if node.label in ELEMENTWISE:
         return True
-    inner = node.equation.params.get("call_jaxpr") if node.equation else None
+    inner = node.params.get("call_jaxpr")
     return inner is not None and all(
         eqn.primitive.name in ELEMENTWISE | INLINED | {"broadcast_in_dim"}
         for eqn in inner.jaxpr.eqns
