@@ -280,6 +280,13 @@ def test_what_of_the_library_is_changed_is_not_relied_on(monkeypatch):
     assert lookups(of_a_patch) is None
 
 
+@pytest.mark.parametrize("name", bm.models.__all__)
+def test_ready_made_programs_are_read_once(name):
+    columns = [{"height": "normal"}] if name == "mixed" else []
+    box = {"low": 0.0, "high": 1.0} if name == "gaussian_noise" else {}
+    assert lookups(getattr(bm.models, name)(*columns, 2, **box)) is not None
+
+
 def test_keys_of_helpers_that_share_helpers_stay_small():
     """Twenty layers of two functions that each call both below: a million paths, 40 functions."""
     names = {"mixture": mixture}

@@ -6,7 +6,6 @@ Columns are independent within a cluster. "default" priors keep every probabilit
 0 and 1 with the weight of one observation; "flat" ones give maximum likelihood.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,14 +17,12 @@ from jax.typing import ArrayLike
 
 from bayesmix.carry import once
 from bayesmix.missing import may_have_holes
-from bayesmix.models.inputs import cluster_count, one_of, rows
+from bayesmix.models.inputs import Program, cluster_count, one_of, rows
+from bayesmix.models.moments import CONCENTRATION
 from bayesmix.models.summaries import MISSING, size, total
 from bayesmix.vector_mixture import VectorMixture
 
 PRIORS = ("default", "flat")
-CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights
-
-Program = Callable[..., None]
 
 
 def categorical(K: int, *, levels: int | None = None, prior: str = "default") -> Program:

@@ -24,16 +24,14 @@ import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesmix.carry import once
-from bayesmix.models.inputs import by_column, cluster_count, rows
-from bayesmix.models.moments import REACH, share
+from bayesmix.models.inputs import Program, by_column, cluster_count, rows
+from bayesmix.models.moments import CONCENTRATION, REACH, share
 from bayesmix.models.summaries import MISSING, mean, size, total
 from bayesmix.models.summaries import variance as sample_variance
 
-CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
 HARMONICS = 3  # waves per turn that say where angles are few
 GRID = 360
 
-Program = Callable[..., None]
 Prior = Callable[[jax.Array, int], dist.Distribution]  # (x, K) -> one distribution per column
 
 
@@ -196,7 +194,7 @@ def _dirichlet(K: int) -> Program:
         m = x.mean(0)
         spread = variance(x).sum() / (m * (1 - m)).sum()
         part = float(K) ** (-2 / (x.shape[1] - 1))
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION["default"])))
         with numpyro.plate("cluster", K):
             mean = numpyro.sample("mean", dist.Dirichlet(1 + m))
             concentration = numpyro.sample("concentration", dist.Gamma(1.5, part * spread / 2))
@@ -213,7 +211,7 @@ def _dirichlet(K: int) -> Program:
 def _program(name: str, K: int) -> Program:
     def program(x: ArrayLike) -> None:
         x, form = rows(x), FORMS[name]
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION["default"])))
         with numpyro.plate("cluster", K):
             own = {
                 site: numpyro.sample(site, by_column(prior(x, K), x))

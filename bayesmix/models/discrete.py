@@ -4,20 +4,15 @@ Columns are independent within a cluster. The priors keep every rate positive an
 strictly between 0 and 1, with the weight of about one observation.
 """
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesmix.carry import once
-from bayesmix.models.inputs import by_column, cluster_count, rows
+from bayesmix.models.inputs import Program, by_column, cluster_count, rows
+from bayesmix.models.moments import CONCENTRATION
 from bayesmix.models.summaries import MISSING, size, total
-
-CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
-
-Program = Callable[..., None]
 
 
 def poisson(K: int) -> Program:
@@ -60,7 +55,7 @@ def _poisson(K: int) -> Program:
         """A mixture of Poissons; weights ~ Dirichlet(2, ...), rate ~ Gamma(2, 2 / s)."""
         x = rows(x)
         scale = (total(x**2) + 1) / (total(x) + 1)
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION["default"])))
         with numpyro.plate("cluster", K):
             rate = numpyro.sample("rate", by_column(dist.Gamma(2.0, 2.0 / scale), x))
         with numpyro.plate("obs_id", len(x)):
@@ -78,7 +73,7 @@ def _bernoulli(K: int) -> Program:
         """A mixture of Bernoullis; weights ~ Dirichlet(2, ...), probs ~ Beta(1 + m, 2 - m)."""
         x = rows(x)
         share = (total(x) + 0.5) / (size(x) + 1)
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION["default"])))
         with numpyro.plate("cluster", K):
             probs = numpyro.sample("probs", by_column(dist.Beta(1 + share, 2 - share), x))
         with numpyro.plate("obs_id", len(x)):

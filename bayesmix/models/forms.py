@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 from bayesmix.carry import once
-from bayesmix.models.inputs import rows
+from bayesmix.models.inputs import Program, rows
 from bayesmix.models.moments import (
     CONCENTRATION,
     REACH,
@@ -30,7 +30,6 @@ from bayesmix.models.moments import (
 )
 from bayesmix.models.summaries import MISSING, mean, variance
 
-Program = Callable[..., None]
 TIED = ("tied", "EEI", "EII")  # one spread for all clusters
 
 

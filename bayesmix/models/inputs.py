@@ -4,12 +4,15 @@ Refusals are `ValueError`s that name the argument, what was found and what to wr
 """
 
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
+
+Program = Callable[..., None]
 
 
 def cluster_count(K: object) -> int:

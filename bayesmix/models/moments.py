@@ -12,7 +12,8 @@ from numpyro.distributions import constraints
 from bayesmix.missing import may_have_holes
 from bayesmix.models.summaries import correlation, covariance, median, variance
 
-CONCENTRATION = {"default": 2.0, "flat": 1.0, "mclust": 1.0}  # of the Dirichlet on the weights
+# Of the Dirichlet on the weights; of more than 1 no weight is 0 at the mode.
+CONCENTRATION = {"default": 2.0, "flat": 1.0, "mclust": 1.0}
 REACH = 3.0  # default: locations lie within about three standard deviations of the data's mean
 SHRUNK = 0.1  # default: share of the prior matrix that knows no correlation; keeps it definite
 CLIP = 3.0  # robust standard deviations at which the bulk of the data ends

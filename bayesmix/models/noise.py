@@ -4,8 +4,6 @@ Source: Banfield & Raftery (1993), Model-based Gaussian and non-Gaussian cluster
 Fraley & Raftery (2002), JASA 97, section 5, as in mclust's `initialization = list(noise = ...)`.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -15,15 +13,13 @@ from numpyro.distributions import constraints
 
 from bayesmix.carry import once
 from bayesmix.models.forms import FORMS
-from bayesmix.models.inputs import cluster_count, one_of, rows
+from bayesmix.models.inputs import Program, cluster_count, one_of, rows
 from bayesmix.models.moments import CONCENTRATION, bulk
 from bayesmix.models.summaries import MISSING
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 PRIORS = ("default", "flat")
 SHARE = {"default": (2.0, 18.0), "flat": (1.0, 1.0)}  # of the Beta on the share of noise
-
-Program = Callable[..., None]
 
 
 def gaussian_noise(

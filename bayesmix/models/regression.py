@@ -18,15 +18,13 @@ from numpyro.distributions import constraints
 from bayesmix.carry import once
 from bayesmix.missing import may_have_holes
 from bayesmix.models.design import prepare_arguments
-from bayesmix.models.inputs import cluster_count, one_of
+from bayesmix.models.inputs import Program, cluster_count, one_of
+from bayesmix.models.moments import CONCENTRATION
 from bayesmix.models.summaries import MISSING, mean, total, variance
 
 FAMILIES = ("normal", "poisson", "bernoulli", "binomial")
 PRIORS = ("default", "flat")
-CONCENTRATION = {"default": 2.0, "flat": 1.0}  # of the Dirichlet on the weights
 REACH = 2.5  # default: prior standard deviation of a coefficient, in standard units
-
-Program = Callable[..., None]
 
 
 def regression(

@@ -1,7 +1,5 @@
 """Mixtures of skew-normal distributions as plain NumPyro programs."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -9,12 +7,10 @@ from jax.typing import ArrayLike
 
 from bayesmix.carry import once
 from bayesmix.models.columns import Form
-from bayesmix.models.inputs import by_column, cluster_count, rows
+from bayesmix.models.inputs import Program, by_column, cluster_count, rows
 from bayesmix.models.moments import CONCENTRATION, REACH, share
 from bayesmix.models.summaries import MISSING, mean, variance
 from bayesmix.skew_normal import SkewNormal
-
-Program = Callable[..., None]
 
 
 def skew_normal(K: int) -> Program:

@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 
 from bayesmix.carry import once
 from bayesmix.models.columns import Form as Column
-from bayesmix.models.inputs import cluster_count, one_of, rows
+from bayesmix.models.inputs import Program, cluster_count, one_of, rows
 from bayesmix.models.moments import (
     CONCENTRATION,
     REACH,
@@ -32,8 +32,6 @@ from bayesmix.models.summaries import MISSING, median, variance
 COVARIANCES = ("full", "tied", "diag", "spherical")
 PRIORS = ("default", "flat")
 TAILS = (2.7, 0.8)  # LogNormal on df: 5 %, 50 % and 95 % at 4, 15 and 55
-
-Program = Callable[..., None]
 
 
 class Form(NamedTuple):

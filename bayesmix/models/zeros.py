@@ -17,13 +17,9 @@ from jax.typing import ArrayLike
 
 from bayesmix.carry import once
 from bayesmix.models.columns import Form, Prior, event_rate
-from bayesmix.models.inputs import by_column, cluster_count, rows
-from bayesmix.models.moments import share
+from bayesmix.models.inputs import Program, by_column, cluster_count, rows
+from bayesmix.models.moments import CONCENTRATION, share
 from bayesmix.models.summaries import MISSING, size
-
-CONCENTRATION = 2.0  # of the Dirichlet on the weights: no weight is 0 at the mode
-
-Program = Callable[..., None]
 
 
 def zero_inflated_poisson(K: int) -> Program:
@@ -98,11 +94,9 @@ def _negative_binomial(mean: jax.Array, concentration: jax.Array) -> dist.Distri
 
 @once
 def _program(name: str, K: int) -> Program:
-    form = FORMS[name]
-
     def program(x: ArrayLike) -> None:
-        x = rows(x)
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION)))
+        x, form = rows(x), FORMS[name]
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, CONCENTRATION["default"])))
         priors = {site: by_column(prior(x, K), x) for site, prior in form.sites.items()}
         single = x.ndim == 1 or x.shape[1] == 1
         own = {"gate": numpyro.sample("gate", priors.pop("gate"))} if single else {}
