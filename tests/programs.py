@@ -677,6 +677,25 @@ def student_columns(x, K=2):
     _observe(weights, dist.StudentT(4.0, loc, scale[:, None]).to_event(1), x)
 
 
+def laplace_columns(x, K=2):
+    """The log density has a kink at every location."""
+    D = x.shape[1]
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0).expand([D]).to_event(1))
+        scale = numpyro.sample("scale", dist.InverseGamma(3.0, 2.0))
+    _observe(weights, dist.Laplace(loc, scale[:, None]).to_event(1), x)
+
+
+def leaning_laplace(x, K=2):
+    weights = _weights(K)
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+        lean = numpyro.sample("lean", dist.LogNormal(0.0, 0.5))
+    _observe(weights, dist.AsymmetricLaplace(loc, scale, lean), x)
+
+
 def zero_inflated(x, K=2):
     weights = _weights(K)
     with numpyro.plate("cluster", K):
@@ -1188,6 +1207,16 @@ def _scipy_student_columns(p, x):
     return np.log(p["weights"]) + terms
 
 
+def _scipy_laplace_columns(p, x):
+    cells = stats.laplace.logpdf(x[:, None], p["loc"], p["scale"][:, None])
+    return np.log(p["weights"]) + cells.sum(-1)
+
+
+def _scipy_leaning_laplace(p, x):
+    terms = stats.laplace_asymmetric.logpdf(x[:, None], p["lean"], p["loc"], p["scale"])
+    return np.log(p["weights"]) + terms
+
+
 def _scipy_zero_inflated(p, x):
     counts = np.log1p(-p["gate"]) + stats.poisson.logpmf(x[:, None], p["rate"])
     extra = np.where(x[:, None] == 0, np.log(p["gate"]), -np.inf)
@@ -1592,6 +1621,10 @@ PROGRAMS = [
          terms=_scipy_student_matrix),
     _row("student_columns", student_columns, (X,), 2, "StudentT",
          {"weights": C, "loc": A, "scale": A}, terms=_scipy_student_columns),
+    _row("laplace_columns", laplace_columns, (X,), 2, "Laplace",
+         {"weights": C, "loc": C, "scale": C}, terms=_scipy_laplace_columns),
+    _row("leaning_laplace", leaning_laplace, (Y,), 2, "AsymmetricLaplace",
+         {"weights": C, "loc": C, "scale": C, "lean": A}, terms=_scipy_leaning_laplace),
     _row("zero_inflated", zero_inflated, (ZEROS,), 2, "ZeroInflatedPoisson",
          {"weights": C, "gate": A, "rate": A}, terms=_scipy_zero_inflated),
     _row("zero_inflated_product", zero_inflated_product, (KINDS,), 2,

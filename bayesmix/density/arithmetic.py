@@ -15,7 +15,13 @@ from numpyro.distributions.transforms import IdentityTransform, IndependentTrans
 from bayesmix.density import chunks
 from bayesmix.density.bent import Bent, Turn, bend_of, hessian, plain
 from bayesmix.density.chunks import dot, safe, weighted
-from bayesmix.density.layout import family_of, is_tied, line_of, portion_of_rows
+from bayesmix.density.layout import (
+    family_of,
+    is_tied,
+    kinked_sites,
+    line_of,
+    portion_of_rows,
+)
 from bayesmix.density.piece import Piece
 from bayesmix.factors import LowerTransform
 from bayesmix.families.lines import Lines
@@ -50,6 +56,14 @@ class Data(NamedTuple):
     rows: Any  # Rows; of the general sweep Chunks, or None, or factors of the row weights (*rows)
     base: Any
     frame: Any = None  # of lines: what the coefficients are in the sweep's coordinates
+    ordered: Any = None  # of observed sites with kinks: {site: Ordered}
+
+
+class Ordered(NamedTuple):
+    """Columns in ascending order: their values, (D, N), and the row of each, (D, N)."""
+
+    values: Any
+    order: Any
 
 
 class Partial(NamedTuple):
@@ -88,11 +102,14 @@ class Density:
             self._leaves = {"coef": line[0].coefficients, "scale": line[1]}
         self._components, self._centres = reading.components, reading.centres
         self.portion = None if self.family else portion_of_rows(mixture)
+        kinked = bool(self.family is None and kinked_sites(mixture))
         fit: Any = (self._components, self._scale)
         if self.family:
             fit = (self._leaves, self._log_weights)
         elif self.portion:
             fit = tuple(leaf.whole for leaf in self.portion.shared)
+        if kinked:
+            fit = (*fit, self._leaves)
         self.piece = Piece((self._terms, self._priors, self._bounds, self._centres, fit), reading)
         self._key = (
             self.piece,
@@ -311,6 +328,15 @@ class Density:
         if self.family or self.portion:
             return statistics.mass
         return statistics.reshape(-1, self.K).sum(0)
+
+    def weighted_resp(self, statistics: Any, data: Data) -> jax.Array:
+        """Weighted responsibilities of the general sweep, (n, K); padding rows may follow."""
+        if isinstance(statistics, chunks.Implied):
+            resp = self.by_portion(statistics.at, data)[1]
+            statistics = resp * data.rows.weights.reshape(*resp.shape[:-1], 1)
+        elif isinstance(statistics, chunks.Given):
+            statistics = statistics.resp
+        return statistics.reshape(-1, self.K)
 
     def at_once(self, data: Data) -> int | None:
         """How many rows a pass takes at once; None for all of them."""

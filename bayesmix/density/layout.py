@@ -22,6 +22,8 @@ from bayesmix.portion import Portion, portion_of
 from bayesmix.program import Mixture, Observed
 from bayesmix.reader import Reading, x64
 
+KINKED = (dist.Laplace, dist.AsymmetricLaplace)
+
 
 def family_of(mixture: Mixture) -> Family | None:
     """The family whose sweep fits: registered families, parameters that no row changes."""
@@ -150,6 +152,19 @@ def _shapes(mixture: Mixture, site: str) -> dict[str, tuple[int, ...]]:
 def has_family(mixture: Mixture) -> bool:
     """Whether the exponential-family sweep fits the mixture."""
     return family_of(mixture) is not None
+
+
+def kinked_sites(mixture: Mixture) -> tuple[Observed, ...]:
+    """Observed sites whose components' log density has a kink at their location, in every row.
+
+    Those alone whose parameters are the same in all rows; they have no sweep of their own.
+    """
+    plain = not (mixture.by_row or mixture.general or mixture.partial) and len(mixture.rows) == 1
+    if not plain or isinstance(mixture.value, Blocks):
+        return ()
+    return tuple(
+        site for site in mixture.observed if site.group is None and site.components[0] in KINKED
+    )
 
 
 def is_tied(family: Family, reading: Reading) -> bool:

@@ -13,9 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.blocks import Blocks
-from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.arithmetic import Data, Density, Ordered
 from bayesmix.density.chunks import Chunks, in_chunks, padded_weights, taken
-from bayesmix.density.layout import columns_of, line_columns, merged_of, spread_out
+from bayesmix.density.layout import (
+    columns_of,
+    kinked_sites,
+    line_columns,
+    merged_of,
+    spread_out,
+)
 from bayesmix.effort import cells_of, compiled
 from bayesmix.families.lines import Lines
 from bayesmix.graph import evaluate
@@ -84,12 +90,25 @@ def prepare(density: Density, mixture: Mixture, dtype: str) -> Data:
     frame = line_columns(mixture)[1] if isinstance(density.family, Lines) else None
     if density.portion:
         weights = np.ones(mixture.rows) if mixture.weights is None else mixture.weights
-        return _prepare_chunks(density, source, arrays, jnp.asarray(weights, float))
+        data = _prepare_chunks(density, source, arrays, jnp.asarray(weights, float))
+        return data._replace(ordered=_ordered(mixture))
     rows = at_hand(rows)
     known, base, shared = _prepare(density, source, arrays, rows)
     if shared is not None:
         rows = rows._replace(shared=shared)
-    return Data(known, rows, base, jax.tree.map(jnp.asarray, frame))
+    own = None if density.family else _ordered(mixture)
+    return Data(known, rows, base, jax.tree.map(jnp.asarray, frame), own)
+
+
+def _ordered(mixture: Mixture, index: Any = slice(None)) -> dict[str, Ordered] | None:
+    """Some of the rows of observed sites with kinks, each column in ascending order; or None."""
+    found = {}
+    for site in kinked_sites(mixture):
+        columns = np.asarray(site.value, float).reshape(mixture.N, -1)[index].T
+        order = np.argsort(columns, axis=1, kind="stable")
+        values = jnp.asarray(np.take_along_axis(columns, order, 1), float)
+        found[site.name] = Ordered(values, jnp.asarray(order, jnp.int32))
+    return found or None
 
 
 def _prepare_blocks(density: Density, mixture: Mixture, blocks: Blocks, dtype: str) -> Data:
@@ -171,7 +190,7 @@ def sample_of(
     raised = raised * (total / raised.sum())
     if density.portion:
         chunks = taken(data.rows, index, raised, density.portion.size)
-        return some, data._replace(rows=chunks), False
+        return some, data._replace(rows=chunks, ordered=_ordered(mixture, index)), False
     assert density.family is not None
     rows = rows_of(some, raised, density.family, mixture.K, data.rows.z.dtype.name)
     return some, on_rows(density, data.known, rows)._replace(frame=data.frame), False

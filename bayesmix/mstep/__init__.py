@@ -13,6 +13,7 @@ from bayesmix.mstep import (
     categories,  # noqa: F401  (they register their rules)
     ellipsoid,  # noqa: F401
     factors,  # noqa: F401
+    medians,  # noqa: F401
     mvn,  # noqa: F401
     normal,  # noqa: F401
     rates,  # noqa: F401

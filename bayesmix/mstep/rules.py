@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from bayesmix.density import Data, Density, Turn, density_of
-from bayesmix.density.layout import line_columns
+from bayesmix.density.layout import kinked_sites, line_columns
 from bayesmix.families import Family
 from bayesmix.families.lines import Lines
 from bayesmix.families.partial import CellWise, counted
@@ -252,10 +252,16 @@ def _plain(link: Link) -> str:
     return link.leaf.partition("[")[0]
 
 
-def _owner(link: Link, family: Family | None) -> tuple[str, str]:
-    """The name of the family that a link feeds, "any" for the weights, and the observed site."""
+def _owner(mixture: Mixture, link: Link, family: Family | None) -> tuple[str, str]:
+    """The name of the family that a link feeds, "any" for the weights, and the observed site.
+
+    Without a family there are rules for components with kinks, by the rows themselves.
+    """
     if link.leaf == "weights":
         return "any", ""
+    if family is None:
+        name = link.leaf[:-1].partition("[")[2] or mixture.name
+        return next(((s.family, name) for s in kinked_sites(mixture) if s.name == name), ("", ""))
     if not isinstance(family, Product):
         return (family.name if family else ""), ""
     site = link.leaf[:-1].partition("[")[2]
@@ -270,7 +276,7 @@ def _closed_block(mixture: Mixture, site: Site, family: Family | None) -> Block 
         return None
     if link.map is None or not _covers(site, link):
         return None
-    owner, part = _owner(link, family)
+    owner, part = _owner(mixture, link, family)
     prior = site.prior
     if prior == "Uniform" and _is_unit_interval(mixture, site):
         prior = "UnitUniform"

@@ -10,6 +10,7 @@ Source: Liu & Rubin (1995), ML estimation of the t distribution using EM and its
 ECME, Statistica Sinica 5, section 3, with a prior.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,8 +22,8 @@ from bayesmix.mstep.rules import Context, Target, rule
 
 FAMILIES = ("StudentT", "MultivariateStudentT")
 ROUNDS = 30
-LONGEST = 2.0  # of a step in log df
-CLOSE = 1e-13  # relative change of df that ends the rounds
+LONGEST = 2.0  # of a step along the logarithm
+CLOSE = 1e-13  # relative change that ends the rounds
 
 
 @rule(FAMILIES, "df", "identity", "LogNormal", text="LogNormal on degrees of freedom, by Newton")
@@ -62,19 +63,31 @@ def _root(target: Target, context: Context, prior: Any) -> jax.Array:
     n = to_site(mass.reshape(shape), target)
     fall = to_site((mass + features[:, 0] - features[:, 1]).reshape(shape), target)
 
-    def newton(state: Any) -> Any:
-        rounds, t, _ = state
+    def slope(t: jax.Array) -> tuple[jax.Array, jax.Array]:
         h = jnp.exp(t) / 2
         own, bend = prior(t)
-        slope = n * h * (jnp.log(h) - digamma(h)) + h * fall + own
-        curvature = n * -12 * h / (2 + 12 * h) ** 2 + h * fall + bend
-        step = jnp.where(curvature < 0, slope / jnp.where(curvature < 0, -curvature, 1.0), 0.0)
+        rise = n * h * (jnp.log(h) - digamma(h)) + h * fall + own
+        return rise, n * -12 * h / (2 + 12 * h) ** 2 + h * fall + bend
+
+    return jnp.exp(rising_root(slope, jnp.log(context.params[target.name])))
+
+
+def rising_root(slope: Callable[[jax.Array], tuple[Any, Any]], start: jax.Array) -> jax.Array:
+    """Where concave functions, one for each element, have no slope: Newton's method from ``start``.
+
+    ``slope`` gives the slopes at a point and their own slopes. Where these are not negative the
+    value stays.
+    """
+
+    def newton(state: Any) -> Any:
+        rounds, t, _ = state
+        rise, bend = slope(t)
+        step = jnp.where(bend < 0, rise / jnp.where(bend < 0, -bend, 1.0), 0.0)
         step = jnp.clip(step, -LONGEST, LONGEST)
         return rounds + 1, t + step, jnp.max(jnp.abs(step))
 
     def go_on(state: Any) -> jax.Array:
         return (state[0] < ROUNDS) & (state[2] > CLOSE)
 
-    start = jnp.log(context.params[target.name])
     first = (0, start, jnp.array(jnp.inf, start.dtype))
-    return jnp.exp(jax.lax.while_loop(go_on, newton, first)[1])
+    return jax.lax.while_loop(go_on, newton, first)[1]
