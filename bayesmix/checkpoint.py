@@ -44,6 +44,9 @@ class Checkpoint:
     def close(self, here: Callable[[], Record] | None = None) -> None:
         """Write what is known, and where a run is that was interrupted."""
 
+    def write(self) -> None:
+        """Write what is known, as where an interrupt came between runs."""
+
 
 class File(Checkpoint):
     """A search kept in a file, which is replaced as a whole every few seconds.
@@ -61,7 +64,7 @@ class File(Checkpoint):
         if self.path.exists():
             self._read()
         self._again, self._told = deque(self._runs), bool(self._under_way)
-        self._write()
+        self.write()
 
     def finished(self) -> Record | None:
         return self._again.popleft() if self._again else None
@@ -74,7 +77,7 @@ class File(Checkpoint):
         self._runs.append(run())
         self._under_way = []
         if self._due:
-            self._write()
+            self.write()
 
     def note(self, here: Callable[[], Record]) -> None:
         if self._due:
@@ -82,13 +85,13 @@ class File(Checkpoint):
 
     def close(self, here: Callable[[], Record] | None = None) -> None:
         self._under_way = [here()] if here else []
-        self._write()
+        self.write()
 
     @property
     def _due(self) -> bool:
         return time.monotonic() - self._written > EVERY
 
-    def _write(self) -> None:
+    def write(self) -> None:
         groups = {"run": self._runs, "here": self._under_way}
         arrays = {
             f"{group}/{number}/{name}": value

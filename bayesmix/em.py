@@ -40,7 +40,7 @@ from bayesmix.engine import (
     one_step,
 )
 from bayesmix.estimate import EMResult
-from bayesmix.modes import atlas, passed_over
+from bayesmix.modes import atlas, is_possible, passed_over
 from bayesmix.mstep import plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
@@ -54,7 +54,6 @@ SENTENCES = {
     INTERRUPTED: "interrupted: the best params so far; give them as init_params to go on",
     FELL: "stopped: the log joint fell by more than rounding; the params are the last good ones",
 }
-LOWEST = float(np.finfo(np.float32).min) / 2  # of a log joint: below, a row is impossible
 MUCH = 0.1  # nats of a row that rounding may hide before a note says so
 COARSE = (
     "float32 may get the log density of a row wrong by up to {nats:.1g} nats: a cluster is far "
@@ -155,9 +154,12 @@ class EM:
             climber = Climber(
                 engine, mixture, data, self.tol, self.max_steps, self.accelerate, saved
             )
-            found = self._found(climber, seed, init_params, init_resp)
-            if not found.interrupted:
-                saved.close()
+            try:
+                found = self._found(climber, seed, init_params, init_resp)
+            except KeyboardInterrupt:
+                saved.write()
+                raise
+            saved.write() if found.interrupted else saved.close()
         given = init_params is not None or init_resp is not None
         return self._result(mixture, found, given, seed, began)
 
@@ -215,7 +217,7 @@ class EM:
         seed: np.random.SeedSequence,
         began: float,
     ) -> EMResult:
-        finite = [each for each in outcome.runs if LOWEST < each.mode.log_joint < np.inf]
+        finite = [each for each in outcome.runs if is_possible(each.mode.log_joint)]
         if not finite:
             raise ValueError(_nowhere(mixture))
         modes = atlas([each.mode for each in finite], mixture)

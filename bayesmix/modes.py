@@ -25,6 +25,7 @@ SINGULAR = 1e-10
 SAME = 1e-6
 SHOWN = 12
 WEIGHED = 8  # modes whose evidence is taken
+LOWEST = float(np.finfo(np.float32).min) / 2  # of a log joint: below, a row is impossible
 AFFORDABLE = 2e9  # and the work that may cost: rows x clusters x columns x passes
 
 
@@ -261,6 +262,11 @@ def _spread(leaves: dict[str, Any], upper: np.ndarray | None, scale: np.ndarray)
         return np.zeros(K)
     relative = np.linalg.solve(own.T, np.where(whole, scaled, 0.0))
     return np.linalg.svd(relative, compute_uv=False).min(-1) ** 2
+
+
+def is_possible(log_joint: float) -> bool:
+    """Whether no row has density 0 or infinity."""
+    return LOWEST < log_joint < np.inf
 
 
 def atlas(modes: Sequence[Mode], mixture: Mixture) -> Modes:

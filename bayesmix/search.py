@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.climb import NOWHERE, Climber, Run, work_of
-from bayesmix.density import binned_of, sample_of
+from bayesmix.blocks import Blocks
+from bayesmix.climb import NOWHERE, Climber, Outlook, Run, work_of
+from bayesmix.density import binned_of, responsibilities, sample_of
 from bayesmix.density.layout import line_of
 from bayesmix.device import brought, placed
 from bayesmix.engine import INTERRUPTED, EMState
-from bayesmix.modes import atlas, rows_needed
+from bayesmix.modes import atlas, is_possible, rows_needed
 from bayesmix.program import Params
 from bayesmix.start import Starts, coded, starts_on
 
@@ -173,15 +174,30 @@ def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]
     climber = replace(climber, passes=CARRYING)
     modes = atlas([run.mode for run in runs], climber.mixture)[:CARRIED]
     scouted = [next(run for run in runs if run.mode.params is mode.params) for mode in modes]
-    begun = [climber.outlook(run.mode.params, run.pairs) for run in scouted]
+    begun = [_begun(climber, run) for run in scouted]
     reached = max(float(each.state.log_joint) for each in begun)
     carried = []
     ahead = list(zip(modes, scouted, begun, strict=True))
     for mode, run, (state, history, left, place) in progress(ahead, "mode"):
         if not float(state.log_joint) + 4 * left < reached:  # NaN, too: a row is impossible there
-            run = climber.climb(state, history, run.pairs, place=place)
+            known = run.pairs if np.isfinite(left) else None
+            run = climber.climb(state, history, known, place=place)
             seen = replace(run.mode, starts=mode.starts, moves=mode.moves)
             carried.append(run._replace(mode=seen))
             if run.stop == INTERRUPTED:
                 break
     return carried
+
+
+def _begun(climber: Climber, scouted: Run) -> Outlook:
+    """What one pass over all rows tells of a mode of a sample of them.
+
+    A row may be impossible there: a category that the sample lacks may have probability 0. Then the
+    first few steps from the responsibilities, which of such a row are even.
+    """
+    mixture, params = climber.mixture, scouted.mode.params
+    seen = climber.outlook(params, scouted.pairs)
+    if is_possible(float(seen.state.log_joint)) or isinstance(mixture.value, Blocks):
+        return seen
+    resp = np.asarray(responsibilities(mixture, params)).reshape(mixture.N, mixture.K)
+    return Outlook(*climber.glance(climber.begin(resp)), np.inf, None)

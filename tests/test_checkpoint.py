@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bayesmix as bm
-from bayesmix import checkpoint, climb
+from bayesmix import checkpoint, climb, search
 
 KEY = jax.random.key(3)
 PROGRAM = bm.models.gaussian(3)
@@ -44,16 +44,16 @@ def whole():
     return _em().run(KEY, X)
 
 
-def _stop_after(monkeypatch, name, calls, error):
+def _stop_after(monkeypatch, name, calls, error, of=climb):
     """Let one of the loops of a run raise once, after so many calls."""
-    loop, left = getattr(climb, name), [*[None] * calls, error]
+    loop, left = getattr(of, name), [*[None] * calls, error]
 
     def stopping(*args, **kwargs):
         if left and (found := left.pop(0)) is not None:
             raise found
         return loop(*args, **kwargs)
 
-    monkeypatch.setattr(climb, name, stopping)
+    monkeypatch.setattr(of, name, stopping)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("advance", 1), ("advance", 7), ("hasten", 4)])
@@ -145,3 +145,42 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, often, whole):
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(OSError, match="cannot be written"):
         _em(tmp_path / "missing" / "fit.npz").run(KEY, X)
+
+
+@pytest.fixture(scope="module")
+def disputed():
+    """The whole search, which follows moves as where starts disagree."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "AGREED", 2.0)
+        return _em().run(KEY, X)
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"), [("begin", 2), ("glance", 2), ("follow", 0), ("outlook", 0)]
+)
+def test_ctrl_c_between_runs_keeps_the_runs(tmp_path, monkeypatch, disputed, name, calls):
+    """Wherever it comes, long before a writing is due; and the same call goes on."""
+    path, before = tmp_path / "fit.npz", []
+    monkeypatch.setattr(checkpoint, "EVERY", np.inf)
+    monkeypatch.setattr(search, "AGREED", 2.0)
+    with monkeypatch.context() as patch:
+        add = checkpoint.File.add
+        patch.setattr(checkpoint.File, "add", lambda *a: (before.append(1), add(*a))[1])
+        _stop_after(patch, name, calls, KeyboardInterrupt, of=climb.Climber)
+        stopped = _em(path).run(KEY, X)
+    assert any("interrupted" in note for note in stopped.notes)
+    with np.load(path) as kept:
+        assert len({key.split("/")[1] for key in kept if key.startswith("run/")}) == len(before) > 0
+    found = _em(path).run(KEY, X)
+    assert found.converged
+    assert found.log_joint == pytest.approx(disputed.log_joint, abs=1e-8)
+    assert len(found.modes) == len(disputed.modes)
+
+
+def test_ctrl_c_before_anything_is_found_leaves_a_file_to_go_on_with(tmp_path, monkeypatch, whole):
+    path = tmp_path / "fit.npz"
+    with monkeypatch.context() as patch:
+        _stop_after(patch, "begin", 0, KeyboardInterrupt, of=climb.Climber)
+        with pytest.raises(KeyboardInterrupt):
+            _em(path).run(KEY, X)
+    assert _em(path).run(KEY, X).log_joint == pytest.approx(whole.log_joint, abs=1e-8)

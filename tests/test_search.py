@@ -5,6 +5,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import bayesmix as bm
@@ -19,7 +21,7 @@ from bayesmix.accelerate import (
     remaining,
 )
 from bayesmix.coordinates import constrain, free
-from bayesmix.density import data_of, density_of, log_joint, sample_of
+from bayesmix.density import chunks, data_of, density_of, log_joint, sample_of
 from bayesmix.engine import (
     INTERRUPTED,
     RUNNING,
@@ -373,6 +375,27 @@ def test_a_sample_weighs_as_much_as_all_rows():
     assert np.asarray(data.rows.weights).sum() == pytest.approx(9000, rel=1e-12)
 
 
+def test_rows_that_are_impossible_at_the_modes_of_a_sample_do_not_end_the_search(monkeypatch):
+    """Bounds that hold for a sample leave out rows beyond it, with density 0 and no slope."""
+    monkeypatch.setattr(search, "SCOUT", 60)
+    monkeypatch.setattr(search, "_moves", lambda *_: iter(()))
+    monkeypatch.setattr(chunks, "SHORTEST", 64)
+    monkeypatch.setattr(chunks, "LONGEST", 64)
+    x = np.random.default_rng(6).uniform(0, 3, 600)
+
+    def program(x, K=1):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, 2.0)))
+        with numpyro.plate("cluster", K):
+            high = numpyro.sample("high", dist.Gamma(20.0, 4.0))
+        with numpyro.plate("obs_id", len(x)):
+            mixing = dist.Categorical(probs=weights)
+            numpyro.sample("x", bm.VectorMixture(mixing, dist.Uniform(0.0, high)), obs=x)
+
+    em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), x)
+    assert np.isfinite(em.log_joint)
+    assert em.params["high"][0] >= x.max()
+
+
 def test_repeated_rows_are_searched_once():
     x = np.random.default_rng(5).poisson(np.repeat([2.0, 9.0], 5000))
     mixture = bm.trace(bm.models.poisson(2), x)
@@ -460,3 +483,20 @@ def test_an_interrupt_of_a_single_run_says_so(monkeypatch):
     assert em.stop.startswith("interrupted")
     assert not em.converged
     assert np.isfinite(em.log_joint)
+
+
+def test_a_category_that_no_row_has_costs_nothing_under_a_flat_prior():
+    """The data tell that its probability is 0, where NumPyro's Dirichlet(1) has no density."""
+    x = (
+        np.random.default_rng(6).random((300, 4))
+        < np.where(np.arange(300) < 160, 0.3, 0.8)[:, None]
+    )
+    em, fewer = (
+        bm.EM(
+            bm.models.categorical(2, levels=levels, prior="flat"), restarts=2, progress_bar=False
+        ).run(jax.random.key(0), x.astype(int))
+        for levels in (3, 2)
+    )
+    assert em.converged
+    assert em.log_likelihood == pytest.approx(fewer.log_likelihood, abs=1e-6)
+    assert em.params["probs"][..., 2].max() < 1e-12

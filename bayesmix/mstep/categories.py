@@ -29,10 +29,15 @@ def categories_under_flat(target: Target, context: Context) -> jax.Array:
 
 
 def _shares(target: Target, context: Context, added: jax.Array | float) -> jax.Array:
-    """Normalised counts; the current value where nothing bears on the site."""
+    """Normalised counts; the current value where nothing bears on the site.
+
+    A category that is nowhere seen gets the smallest positive number where the prior is flat: at 0
+    itself NumPyro's Dirichlet(1) has no density.
+    """
     leaf = context.leaves()["probs"]
     counts = to_site(context.statistics.features.reshape(leaf.shape), target)
     counts = jnp.maximum(counts + added, 0)
     total = counts.sum(-1, keepdims=True)
     shares = counts / jnp.where(total > 0, total, 1)
+    shares = jnp.where((shares == 0) & (added == 0), jnp.finfo(shares.dtype).tiny, shares)
     return jnp.where(total > 0, shares, context.params[target.name])
