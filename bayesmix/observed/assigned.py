@@ -56,15 +56,15 @@ def assigned_arrays(samples: dict[str, Any], summed: SumOut, found: Found) -> di
     own = [p.site for p in found.parts if summed.used[p.name].powers is None]
     sites = [z] if summed.group is not None else [z, *own]
     return {
-        "values": [member.value for member in members],
-        "givens": [member.given for member in members],
+        "values": tuple(member.value for member in members),
+        "givens": tuple(member.given for member in members),
         "scales": [row_scale(site, masks, rows, axes) for site in sites],
         "powers": tuple(each.powers for each in summed.used.values()),
         "labels": labels,
         "group": summed.group,
         "weights": _by_row(mixing_values(mixing), axes),
         "log_weights": log_weights,
-        "leaves": [leaves[0] if plain else _named(leaves, list(summed.used))],
+        "leaves": (leaves[0] if plain else _named(leaves, list(summed.used)),),
         "components": jnp.broadcast_to(terms, (*rows, K)),
     }
 

@@ -39,15 +39,15 @@ def mixture_arrays(name: str, site: dict[str, Any], found: Found) -> dict[str, A
     found.masked = any(unwrap(part)[1] for part in parts)
     found.row_dims = row_dims(site["cond_indep_stack"], range(-len(rows), 0))
     return {
-        "values": [value],
-        "givens": [given],
+        "values": (value,),
+        "givens": (given,),
         "scales": [row_scale(site, masks, rows)],
         "powers": (None,),
         "labels": None,
         "group": None,
         "weights": mixing_values(mixture.mixing_distribution),
         "log_weights": log_weights,
-        "leaves": leaves,
+        "leaves": tuple(leaves),
         "components": (
             observed_components(mixture, value)
             if declared(site) and (found.holes or holes_in(site["value"]))
