@@ -220,6 +220,24 @@ def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
     return numbers
 
 
+def check_counts(**named: Any) -> None:
+    """Raise ValueError, naming it, for a setting that is not a positive whole number."""
+    for name, value in named.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+
+
+def check_optional_counts(**named: Any) -> None:
+    """``check_counts`` of the settings that are not None."""
+    check_counts(**{name: value for name, value in named.items() if value is not None})
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raise ValueError for a precision that is not float64 or float32."""
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f'dtype must be "float64" or "float32", not {dtype!r}')
+
+
 def seed_of(key: Any) -> np.random.SeedSequence:
     """A NumPy seed from a JAX key: the same key gives the same numbers.
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 import bayesmix as bm
 from bayesmix.arguments import seed_of
-from bayesmix.bootstrap import TOL, _factors
+from bayesmix.bootstrap.lanes import TOL, row_factors
 from bayesmix.curvature import bend_at, free_vector
 from bayesmix.density import row_weights
 
@@ -39,7 +39,7 @@ def factors_of(row_id, weights="dirichlet", draws=DRAWS, K=None):
     with jax.enable_x64(True):
         base = row_weights(mixture)
     seeds = seed_of(jax.random.key(1)).spawn(draws)
-    return np.stack([_factors(seed, base, weights).reshape(-1)[: mixture.N] for seed in seeds])
+    return np.stack([row_factors(seed, base, weights).reshape(-1)[: mixture.N] for seed in seeds])
 
 
 @pytest.mark.parametrize("row_id", ["normal_tied_variance", "normal_scaled_rows", "regression"])
@@ -82,7 +82,7 @@ def test_row_weights_are_those_that_were_asked_for():
     base = np.array([1.0, 3.0, 0.0, 2.0])
     seeds = np.random.SeedSequence(0).spawn(4000)
     smooth, counts = (
-        np.stack([_factors(seed, base, kind) for seed in seeds])
+        np.stack([row_factors(seed, base, kind) for seed in seeds])
         for kind in ("dirichlet", "multinomial")
     )
     for factors in (smooth, counts):
