@@ -19,6 +19,7 @@ from bayesmix.density import (
     density_of,
     row_piece,
 )
+from bayesmix.density.chunks import weighted
 from bayesmix.families import kernel
 from bayesmix.program import Mixture, Params
 
@@ -141,10 +142,7 @@ def _by_sweep(density: Density, data: Data, rows: Rowwise) -> Any:
         full = jnp.concatenate([offset[:, None], eta], axis=1)
         score = kernel(family).scores(full, z)[0].T
         total = jax.nn.logsumexp(score, -1)
-        value = base + total
-        if rows.weights is not None:
-            value = jnp.where(rows.weights > 0, rows.weights * value, 0.0)
-        return value, jnp.exp(score - total[:, None])
+        return weighted(base + total, rows.weights), jnp.exp(score - total[:, None])
 
     return by_sweep
 

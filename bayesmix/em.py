@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesmix.arguments import seed_of
+from bayesmix.arguments import check_counts, check_dtype, check_optional_counts, seed_of
 from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, File
 from bayesmix.checks import check_gaps, check_idle_rows
@@ -107,16 +107,11 @@ class EM:
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("restarts", "max_steps", "bins"):
-            value = getattr(self, name)
-            if name == "bins" and value is None:
-                continue
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        check_counts(restarts=self.restarts, max_steps=self.max_steps)
+        check_optional_counts(bins=self.bins)
+        check_dtype(self.dtype)
         if not self.tol > 0:
             raise ValueError(f"tol must be a positive number of nats, not {self.tol!r}")
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f'dtype must be "float64" or "float32", not {self.dtype!r}')
 
     def run(
         self,

@@ -15,7 +15,7 @@ from numpyro import handlers
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import Messenger
 
-from bayesmix.arguments import Arguments
+from bayesmix.arguments import Arguments, check_counts
 from bayesmix.marginal import is_assignment, row_axes
 from bayesmix.parameters import peel
 from bayesmix.program import Mixture, Params, arguments_of, mixture_of
@@ -131,8 +131,7 @@ def simulate(key: Any, mixture: Mixture, params: Params, n: int) -> Simulated:
 
     Where parameters differ by row, the rows of the data are taken at random with replacement.
     """
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n must be a positive whole number, not {n!r}")
+    check_counts(n=n)
     draws = {name: np.asarray(value)[None, None] for name, value in params.items()}
     rows = jax.tree.map(lambda value: value[0, 0], replicate(key, mixture, draws, n))
     return _as_given(mixture, rows)
@@ -142,8 +141,7 @@ def simulate_posterior(
     key: Any, mixture: Mixture, draws: Mapping[str, np.ndarray], n: int
 ) -> Simulated:
     """As ``simulate``, each observation at its own posterior draw taken at random."""
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n must be a positive whole number, not {n!r}")
+    check_counts(n=n)
     choose, key = jax.random.split(key)
     total = int(np.prod(next(iter(draws.values())).shape[:2]))
     rows = np.asarray(jax.random.randint(choose, (n,), 0, total))

@@ -570,7 +570,7 @@ def test_other_refusals_say_what_to_do_instead():
         bm.partition(KEY, draws, "vi", a=0.5)
     with pytest.raises(ValueError, match="a=2"):
         bm.partition(KEY, draws, "gbinder", a=2.0)
-    with pytest.raises(ValueError, match="max_clusters=0"):
+    with pytest.raises(ValueError, match="max_clusters must be a positive whole number, not 0"):
         bm.partition(KEY, draws, max_clusters=0)
     with pytest.raises(ValueError, match="random key"):
         bm.partition(0, draws)

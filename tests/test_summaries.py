@@ -81,7 +81,7 @@ def test_no_representative_stands_for_nothing():
 def test_representatives_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="n=3, but the draws hold only 2 distinct"):
         bm.representatives(KEY, [[0, 0, 1], [1, 1, 0], [0, 1, 1]], 3)
-    with pytest.raises(ValueError, match="n=0 must be a whole number"):
+    with pytest.raises(ValueError, match="n must be a positive whole number, not 0"):
         bm.representatives(KEY, [[0, 0, 1]], 0)
 
 

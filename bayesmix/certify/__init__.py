@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions.distribution import validation_enabled
 
+from bayesmix.arguments import check_dtype
 from bayesmix.certify.reference import as_array, numpyros
 from bayesmix.certify.sizes import sizes
 from bayesmix.coordinates import constrain, free_log_density, to_free
@@ -22,9 +23,7 @@ from bayesmix.program import Mixture, Params
 
 POINTS = 4
 ROUNDING = 1e-9  # of float64, relative to the sum of the terms' sizes
-UNITS = (
-    16  # of float32 rounding, by which a score or a term may be off: about a dozen steps make it
-)
+UNITS = 16  # float32 roundings by which a score or a term may be off: about a dozen steps make it
 CHECKS = {
     "value": "value: log joint = NumPyro's log_density",
     "gradient": "gradient of the log joint",
@@ -101,8 +100,7 @@ def certify(
     rounding enters at the point itself, see ``bayesmix.certify.sizes``. Returns a Certificate;
     raises nothing when a check fails: look at ``.passed``.
     """
-    if dtype not in ("float64", "float32"):
-        raise ValueError(f'dtype must be "float64" or "float32", not {dtype!r}')
+    check_dtype(dtype)
     with jax.enable_x64(True), validation_enabled(is_validate=False):
         density, data = density_of(mixture), data_of(mixture)
         centre = to_free(density, _centre(density, data), data)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer.util import ParamInfo
 
+from bayesmix.arguments import check_counts, check_dtype, check_optional_counts
 from bayesmix.checks import check_gaps, check_idle_rows
 from bayesmix.climb import work_of
 from bayesmix.curvature import evaluate, seconds_of
@@ -73,20 +74,15 @@ class NUTS:
     path: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("chains", "draws", "warmup", "bins"):
-            value = getattr(self, name)
-            if value is None and name in ("warmup", "bins"):
-                continue
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        check_counts(chains=self.chains, draws=self.draws)
+        check_optional_counts(warmup=self.warmup, bins=self.bins)
+        check_dtype(self.dtype)
         if not 0 < self.target_accept < 1:
             raise ValueError(f"target_accept must lie between 0 and 1, not {self.target_accept!r}")
         if self.metric not in ("curvature", "adapted"):
             raise ValueError(f'metric must be "curvature" or "adapted", not {self.metric!r}')
         if self.kernel not in KERNELS:
             raise ValueError(f'kernel must be "auto" or "nuts", not {self.kernel!r}')
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f'dtype must be "float64" or "float32", not {self.dtype!r}')
 
     def run(
         self, key: Any, *args: Any, start: EMResult | SMCResult | str | None = None, **kwargs: Any
@@ -101,20 +97,7 @@ class NUTS:
         for a ``path`` that holds another run; OSError where ``path`` cannot be written.
         """
         began = time.perf_counter()
-        mixture = trace(self.program, *args, **kwargs)
-        refuse_improper(mixture, "NUTS")
-        check_gaps(mixture)
-        with jax.enable_x64(True):
-            if mixture.weights is not None and not has_family(mixture):
-                check_idle_rows(mixture)
-        if isinstance(start, EMResult | SMCResult):
-            _check_start(mixture, start)
-            if _is_the_same(mixture, start.mixture):
-                mixture = start.mixture  # its rows are laid out, its modes' shapes may be known
-        elif start is not None and start != "prior":
-            raise ValueError(
-                f'start must be an EMResult, an SMCResult, "prior" or None, not {start!r}'
-            )
+        mixture = _begun_with(_checked(trace(self.program, *args, **kwargs)), start)
         with placed(work_of(mixture, mixture.N)):
             seen = mixture if self.bins is None else _in_cells(mixture, self.bins, self.dtype)
             record = self._record(mixture, key, start)
@@ -232,6 +215,30 @@ class NUTS:
             raise another_run(
                 "path", self.path or "", ["numbers in the program, or data that it captures,"]
             )
+
+
+def _checked(mixture: Mixture) -> Mixture:
+    """The mixture; refuses one whose posterior is improper, and data without a density or slope."""
+    refuse_improper(mixture, "NUTS")
+    check_gaps(mixture)
+    with jax.enable_x64(True):
+        if mixture.weights is not None and not has_family(mixture):
+            check_idle_rows(mixture)
+    return mixture
+
+
+def _begun_with(mixture: Mixture, start: EMResult | SMCResult | str | None) -> Mixture:
+    """The mixture, or the start's own where it is the same: there its rows are laid out, and the
+    shapes of its modes may be known. Refuses a start that does not fit.
+    """
+    if not isinstance(start, EMResult | SMCResult):
+        if start is not None and start != "prior":
+            raise ValueError(
+                f'start must be an EMResult, an SMCResult, "prior" or None, not {start!r}'
+            )
+        return mixture
+    _check_start(mixture, start)
+    return start.mixture if _is_the_same(mixture, start.mixture) else mixture
 
 
 def _in_cells(mixture: Mixture, bins: int, dtype: str) -> Mixture:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from bayesmix.allocations import Labels, Rows, draws_of, read_labels, resp_blocks, rows_of
-from bayesmix.arguments import seed_of
+from bayesmix.arguments import check_counts, check_optional_counts, seed_of
 from bayesmix.partition.losses import Loss, distances, loss_of
 from bayesmix.partition.objective import Objective, Pairs
 from bayesmix.partition.search import Optimum, Search
@@ -143,7 +143,8 @@ def partition(
     "omari" of two equal trivial partitions is 0 here.
     """
     chosen = loss_of(loss, a)
-    _check_counts(max_clusters, runs)
+    check_counts(runs=runs)
+    check_optional_counts(max_clusters=max_clusters)
     seed_of(key)  # refuses what is not a key before any work
     posterior = _read(key, draws, chosen, mixture)
     rng = np.random.default_rng(seed_of(jax.random.fold_in(key, 1)))
@@ -171,12 +172,6 @@ def partition(
         rows=posterior.rows,
         key=key,
     )
-
-
-def _check_counts(max_clusters: int | None, runs: int) -> None:
-    for name, value in (("max_clusters", max_clusters), ("runs", runs)):
-        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 @dataclass(frozen=True)

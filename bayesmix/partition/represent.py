@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesmix.allocations import Rows, read_labels
-from bayesmix.arguments import seed_of
+from bayesmix.arguments import check_counts, seed_of
 from bayesmix.partition import COARSE, clusters_in_words, spread
 from bayesmix.partition.losses import distances, loss_of
 from bayesmix.partition.search import Search
@@ -75,9 +75,7 @@ def representatives(
     runs : beginnings, of which the best end is kept.
     Raises ValueError where the draws have fewer than n distinct partitions.
     """
-    for name, value in (("n", n), ("runs", runs)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    check_counts(n=n, runs=runs)
     labels = read_labels(draws, key, mixture=mixture)
     unique, which, counts = np.unique(
         labels.values, axis=0, return_inverse=True, return_counts=True

@@ -110,9 +110,8 @@ class Mixture(Shown):
         some = np.zeros(self.N, bool)
         for site in self.observed:
             gone = site.missing.reshape(len(site.value) if site.group is not None else self.N, -1)
-            some[np.flatnonzero(gone.any(1)) if site.group is None else site.group[gone.any(1)]] = (
-                True
-            )
+            hit = np.flatnonzero(gone.any(1))
+            some[hit if site.group is None else site.group[hit]] = True
         rows = int(some.sum())
         text = f"{cells} missing cells in {rows} of {self.N} rows are integrated out"
         return text + (f"; rows without any value: {empty}" if empty else "")

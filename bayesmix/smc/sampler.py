@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from bayesmix.arguments import seed_of
+from bayesmix.arguments import check_dtype, seed_of
 from bayesmix.blocks import Blocks
 from bayesmix.climb import work_of
 from bayesmix.device import arithmetic, placed
@@ -44,8 +44,7 @@ class SMC:
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
         if count is not None and not (whole and count > 0 and count % FEWEST == 0):
             raise ValueError(f"particles must be a multiple of {FEWEST}, not {count!r}")
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f'dtype must be "float64" or "float32", not {self.dtype!r}')
+        check_dtype(self.dtype)
 
     def run(self, key: Any, *args: Any, **kwargs: Any) -> SMCResult:
         """Sample the posterior of the program given data (the program's own arguments).
