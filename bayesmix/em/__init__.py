@@ -2,11 +2,13 @@
 
 Runs from several starts become an atlas of modes, of which the best regular one is the result. What
 is maximised is the density over the constrained sites, without a Jacobian.
+
+Lives here: `EM`, and `step`, one plain step. `refusals` has what they refuse. The loop is in
+`engine`, its runs in `climb`, the search for modes in `search`, what comes out in `estimate`.
 """
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.arguments import check_counts, check_dtype, check_optional_counts, seed_of
-from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, File
 from bayesmix.checks import check_gaps, check_idle_rows
 from bayesmix.climb import Climber, work_of
-from bayesmix.density import (
-    Data,
-    check_bins,
-    columns_of,
-    data_of,
-    density_of,
-    has_family,
-    log_density,
-)
+from bayesmix.density import Data, check_bins, data_of, density_of, has_family
 from bayesmix.device import arithmetic, placed
+from bayesmix.em.refusals import check_size, check_supports, checked_params, checked_resp, nowhere
 from bayesmix.engine import (
     CONVERGED,
     DEGENERATE,
@@ -46,6 +40,8 @@ from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
 from bayesmix.saved import digest, outline
 from bayesmix.search import Found, run_from, search
+
+__all__ = ["EM", "step"]
 
 SENTENCES = {
     CONVERGED: "converged: what remains to be gained is estimated to be below {tol:.1g} nats",
@@ -140,7 +136,7 @@ class EM:
             if not wide and mixture.weights is not None:
                 check_idle_rows(mixture)
         with placed(work), arithmetic(self.dtype, wide=wide):
-            _check_size(mixture)
+            check_size(mixture)
             if self.bins is not None:
                 check_bins(mixture)
             engine = Engine(density_of(mixture), plan_for(mixture))
@@ -186,12 +182,12 @@ class EM:
     ) -> Found:
         """One run from where it was told to begin, or the search."""
         if init_params is not None:
-            params = _checked_params(climber.mixture, init_params)
+            params = checked_params(climber.mixture, init_params)
             state, inside = entered(climber.engine, params, climber.data)
-            _check_supports(climber, inside)
+            check_supports(climber, inside)
             run = run_from(climber, params, state, self.bins)
         elif init_resp is not None:
-            run = climber.climb(climber.begin(_checked_resp(climber.mixture, init_resp)))
+            run = climber.climb(climber.begin(checked_resp(climber.mixture, init_resp)))
         else:
             rng = np.random.default_rng(seed)
             return search(climber, self.restarts, rng, self._progress, self.bins)
@@ -214,7 +210,7 @@ class EM:
     ) -> EMResult:
         finite = [each for each in outcome.runs if is_possible(each.mode.log_joint)]
         if not finite:
-            raise ValueError(_nowhere(mixture))
+            raise ValueError(nowhere(mixture))
         modes = atlas([each.mode for each in finite], mixture)
         best = modes[0]
         found = next(each for each in finite if each.mode.params is best.params)
@@ -252,107 +248,3 @@ class EM:
                 "bins": self.bins,
             },
         )
-
-
-def _check_size(mixture: Mixture) -> None:
-    """Refuse data whose squares overflow, and fewer rows than a flat prior can be fitted to."""
-    family = density_of(mixture).family
-    if family is not None and family.location_scale and not isinstance(mixture.value, Blocks):
-        size = _size(columns_of(mixture)[0])
-        if not size < 1e150 or 0 < size < 1e-150:
-            raise ValueError(
-                f"site {mixture.name!r}: the data spread over {size:.3g}, whose square is outside "
-                "float64: rescale them"
-            )
-    improper = [s.name for s in mixture.sites.values() if s.improper and s.links]
-    if improper and mixture.N < mixture.K:
-        raise ValueError(
-            f"site {mixture.name!r} has {mixture.N} rows for {mixture.K} clusters: with the flat "
-            f"prior on {improper[0]!r} there must be at least one row per cluster"
-        )
-
-
-def _size(x: np.ndarray) -> float:
-    """The largest distance from the mean of its column; where a glance shows that it is neither
-    huge nor tiny, the range of some rows.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        some = float(np.ptp(x[:1000].astype(float), 0).max())
-        if some > 1e-140 and x.min() > -1e149 and x.max() < 1e149:  # NaN is neither
-            return some
-        middle = (np.nanmean if np.isnan(x).any() else np.mean)(x, 0, np.float64)
-        low, high = np.fmin.reduce(x, 0), np.fmax.reduce(x, 0)
-        return float(np.nanmax(np.maximum(high - middle, middle - low)))
-
-
-def _checked_params(mixture: Mixture, params: Params) -> Params:
-    missing = [name for name in mixture.sites if name not in params]
-    extra = [name for name in params if name not in mixture.sites]
-    if missing or extra:
-        raise ValueError(
-            f"init_params must name every latent site: missing {missing}, unknown {extra}"
-        )
-    for name, site in mixture.sites.items():
-        shape = np.shape(params[name])
-        if shape != site.shape:
-            raise ValueError(
-                f"init_params[{name!r}] has shape {shape} but site {name!r} has shape {site.shape}"
-            )
-        if not np.isfinite(np.asarray(params[name])).all():
-            raise ValueError(f"init_params[{name!r}] has a value that is not finite")
-    return {name: np.asarray(params[name], float) for name in mixture.sites}
-
-
-def _check_supports(climber: Climber, inside: Mapping[str, Any]) -> None:
-    outside = [name for name, holds in inside.items() if not holds]
-    if outside:
-        transforms = climber.engine.density.transforms(climber.data)
-        raise ValueError(
-            f"init_params[{outside[0]!r}] is outside the support of its prior "
-            f"({transforms[outside[0]].codomain})"
-        )
-
-
-def _checked_resp(mixture: Mixture, resp: Any) -> np.ndarray:
-    resp = np.asarray(resp, np.float64)
-    shape = (mixture.N, mixture.K)
-    if resp.reshape(-1, resp.shape[-1] if resp.ndim else 1).shape != shape:
-        raise ValueError(f"init_resp has shape {resp.shape}; it must be {shape}, rows by clusters")
-    resp = resp.reshape(shape)
-    if not np.isfinite(resp).all() or (resp < 0).any():
-        raise ValueError("init_resp must be finite and not negative")
-    bad = np.abs(resp.sum(1) - 1) > 1e-6
-    if bad.any():
-        raise ValueError(
-            f"init_resp: row {int(bad.argmax())} sums to {resp[bad.argmax()].sum():.6g}, not 1"
-        )
-    return resp
-
-
-def _nowhere(mixture: Mixture) -> str:
-    """Why the log joint is not finite at any start, as far as the data tell."""
-    start = f"site {mixture.name!r}: the log joint is not finite at any of the starts: "
-    if isinstance(mixture.value, Blocks):
-        return start + "columns may be constant or collinear"
-    x = np.asarray(mixture.value, np.float64).reshape(mixture.N, -1)
-    if mixture.N == 1:
-        return start + "there is only one row"
-    constant = np.flatnonzero(np.nanmax(x, 0) == np.nanmin(x, 0))
-    if len(constant):
-        column = int(constant[0])
-        label = repr(mixture.columns[column]) if mixture.columns else str(column)
-        return start + f"column {label} is constant ({np.nanmax(x[:, column]):g}), leave it out"
-    with jax.enable_x64(True):
-        density = density_of(mixture)
-        pointwise = np.asarray(log_density(mixture, density.centre(data_of(mixture))))
-    impossible = ~np.isfinite(pointwise) | (pointwise <= np.finfo(float).min)
-    if impossible.any():
-        row = np.argwhere(impossible)[0]
-        value = mixture.value[tuple(row)]
-        return start + (
-            f"row {', '.join(map(str, row))}, {value}, has density 0 or infinity under every "
-            "component"
-        )
-    return start + (
-        "columns may be collinear, or there are too few rows for K and the number of columns"
-    )
