@@ -359,6 +359,14 @@ def test_the_pass_brings_the_hessian_of_q(name):
     np.testing.assert_allclose(bent.bend, there, rtol=0, atol=ROUNDING * size)
 
 
+def test_the_precision_of_products_is_no_part_of_the_arithmetic():
+    """The whole program and its portion may be read in different contexts, as with float32."""
+    mixture = bm.trace(counts, EVENTS, X)  # X @ slope.T
+    with x64(), jax.default_matmul_precision("highest"):
+        assert density.density_of(mixture).portion is not None
+        assert plan_for(mixture).turns
+
+
 def test_a_newton_step_that_is_too_long_is_shortened():
     """Rates far too low: the quadratic's maximum is far beyond Q's, and worse than the start."""
     mixture = bm.trace(counts, EVENTS, X)
