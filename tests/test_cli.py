@@ -18,7 +18,7 @@ import pytest
 import bayesmix as bm
 from bayesmix.cli import folder, job, main
 from bayesmix.cli.table import Refusal
-from bayesmix.models import continuous
+from bayesmix.models import continuous, student
 
 ROOT = Path(__file__).resolve().parents[1]
 FIT = ["--clusters", "2", "--chains", "2", "--draws", "60"]
@@ -96,6 +96,54 @@ MISTAKES = {
         csv(n=[0, 1, 1, 2]),
         [*FIT, "--model", "bernoulli"],
         "2 in row 4: --model bernoulli needs 0 and 1",
+    ),
+    "nothing between 0 and 1": (
+        csv(n=[0.5, 1.5, 0.2, 0.3]),
+        [*FIT, "--model", "beta"],
+        "1.5 in row 2: --model beta needs shares between 0 and 1",
+    ),
+    "no waiting time": (csv(n=[1, 2, 0, 3]), [*FIT, "--model", "gamma"], "0 in row 3: --model gam"),
+    "degrees": (csv(n=[1, 2, 90, 3]), [*FIT, "--model", "von_mises"], "90 in row 3"),
+    "names of rows": (
+        csv(who=[f"p{n}" for n in range(30)]),
+        [*FIT, "--model", "categorical"],
+        '("p0", …): it names the rows, leave it out',
+    ),
+    "one count": (csv(n=COUNTS), [*FIT, "--model", "multinomial"], "two columns of counts"),
+    "mixed without kinds": (
+        csv(size=[1.5, 2], who=["x", "y"]),
+        [*FIT, "--model", "mixed"],
+        "say what each column is, for example --kinds size=normal,who=categorical",
+    ),
+    "unknown kind": (GOOD, [*FIT, "--kinds", "a=nromal"], 'column "a" has the kind "nromal"'),
+    "kind of no column": (GOOD, [*FIT, "--kinds", "c=normal"], 'no column "c"; the columns are'),
+    "kind without column": (GOOD, [*FIT, "--kinds", "normal"], '--kinds has "normal": write'),
+    "two kinds of a column": (GOOD, [*FIT, "--kinds", "a=normal,a=gamma"], 'names "a" twice'),
+    "no kind": (GOOD, [*FIT, "--kinds", ""], "names no column"),
+    "kinds of one model": (
+        GOOD,
+        [*FIT, "--model", "gaussian", "--kinds", "a=normal"],
+        "--kinds belongs to --model mixed",
+    ),
+    "text that is no count": (
+        csv(a=["x", "y"], b=[1, 2]),
+        [*FIT, "--kinds", "a=poisson,b=normal"],
+        'column "a" is text',
+    ),
+    "half a count among kinds": (
+        csv(a=[1, 2.5, 3, 4], b=["x", "y", "x", "y"]),
+        [*FIT, "--kinds", "a=poisson,b=categorical"],
+        "2.5 in row 2: --kinds poisson needs counts",
+    ),
+    "three answers to yes or no": (
+        csv(a=["x", "y", "z", "x"]),
+        [*FIT, "--kinds", "a=bernoulli"],
+        "has 3 values: --kinds bernoulli needs two",
+    ),
+    "a structure of gaussians": (
+        GOOD,
+        [*FIT, "--model", "student_t", "--covariance", "VEV"],
+        "one of full, tied, diag, spherical, not VEV",
     ),
     "out is a file": (GOOD, [*FIT, "--out", "data.csv"], "data.csv is a file, not a directory"),
     "out in a file": (GOOD, [*FIT, "--out", "data.csv/x"], "data.csv is a file, not a directory"),
@@ -279,6 +327,36 @@ def test_empty_cells_are_counted_and_integrated_out(tmp_path, monkeypatch, capsy
     assert err.splitlines()[1] == "3 missing cells in 2 rows are integrated out"
     assert "EM against NUTS: 40 observations" in out
     assert {entry.stem for entry in (tmp_path / "gaps-fit" / "figures").iterdir()} == FIGURES
+
+
+def test_columns_of_different_kinds(tmp_path, monkeypatch, capsys):
+    """Gaussian columns are one block; text and gaps are welcome; codes keep their names."""
+    rng, g = np.random.default_rng(0), np.arange(60) % 2
+    table = pd.DataFrame({"a": rng.normal(6 * g), "b": rng.normal(6 * g)})
+    table["n"], table["answer"] = rng.poisson(2 + 6 * g), np.where(g == 1, "yes", "no")
+    table["score"] = np.where(rng.random(60) < 0.1, np.nan, 1 + g + rng.integers(0, 2, 60))
+    table.to_csv(tmp_path / "kinds.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    kinds = "a=gaussian,b=gaussian,n=poisson,answer=bernoulli,score=categorical"
+    assert main(["fit", "kinds.csv", *FIT, "--kinds", kinds]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("reading kinds.csv … 60 rows, 5 columns\n")
+    assert "a_b_loc[0, a]" in out
+    assert "score_probs[1, 3]" in out
+    assert {entry.stem for entry in (tmp_path / "kinds-fit" / "figures").iterdir()} >= {"clusters"}
+    about = json.loads((tmp_path / "kinds-fit" / "about.json").read_text())
+    assert about["kinds"] == dict(pair.split("=") for pair in kinds.split(","))
+
+
+def test_models_are_those_of_bm_models():
+    """Written out so that --help need not load the engines."""
+    from bayesmix.cli import kinds
+    from bayesmix.models.mixed import CHOICES
+
+    assert set(kinds.MODELS) <= set(bm.models.__all__)
+    assert set(kinds.KINDS) == set(CHOICES)
+    assert set(kinds.KINDS) | {"multinomial"} == set(kinds.CHECKS)
+    assert set(job.STUDENT) == set(student.COVARIANCES)
 
 
 def test_covariances_are_those_of_the_models():

@@ -91,6 +91,20 @@ def test_counts_are_drawn_as_probabilities():
     assert y == pytest.approx(wanted, rel=1e-6)
 
 
+def test_density_stays_within_the_support_and_has_names_for_categories():
+    x = np.random.default_rng(0).gamma(1.5, 2.0, 40)
+    em = bm.EM(bm.models.gamma(1), restarts=1, progress_bar=False).run(jax.random.key(0), x)
+    grid, _ = curve(plots.density(em), "mixture")
+    assert 0 < grid[0] < x.min()
+    assert grid[-1] > x.max()
+    table = {"side": np.array(["left", "right"])[(x > 2).astype(int)]}
+    program = bm.models.mixed({"side": "categorical"}, 1)
+    em = bm.EM(program, restarts=1, progress_bar=False).run(jax.random.key(0), table)
+    figure = plots.density(em)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["left", "right"]
+    assert curve(figure, "mixture")[1] == pytest.approx(em.params["side_probs"][0])
+
+
 def test_density_at_chosen_points():
     x, _ = curve(plots.density(fits.pair("waiting")[0], x=[50.0, 60.0, 70.0]), "mixture")
     assert list(x) == [50, 60, 70]

@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from bayesmix.cli.calibration import PROGRAMS, SAMPLERS, calibrate_all
 from bayesmix.cli.folder import version_text
-from bayesmix.cli.job import COVARIANCES, EXAMPLES, MODELS, fit, say
+from bayesmix.cli.job import COVARIANCES, EXAMPLES, fit, say
+from bayesmix.cli.kinds import HELP, MODELS
 from bayesmix.cli.table import Refusal
 
 __all__ = ["Refusal", "main"]
@@ -108,10 +109,16 @@ def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--example", choices=EXAMPLES, help="use a data set that comes along")
     fit.add_argument("--clusters", type=_positive, metavar="K", help="number of clusters")
     fit.add_argument("--columns", metavar="A,B", help="columns to use (default: all)")
-    fit.add_argument("--model", choices=MODELS, help="what a cluster looks like (gaussian)")
+    fit.add_argument("--model", choices=MODELS, metavar="NAME", help=HELP)
+    fit.add_argument(
+        "--kinds", metavar="A=KIND,B=KIND",
+        help="columns of different kinds: those of --model, and normal; the gaussian ones share a "
+        "covariance matrix (height=normal,visits=poisson,region=categorical)",
+    )  # fmt: skip
     fit.add_argument(
         "--covariance", choices=COVARIANCES, metavar="NAME",
-        help="of gaussian clusters: full, tied, diag, spherical, or mclust's VEV, EII, … (full)",
+        help="of gaussian and student_t clusters: full, tied, diag, spherical; of gaussian ones "
+        "mclust's VEV, EII, …, too (full)",
     )  # fmt: skip
     fit.add_argument("--out", metavar="DIR", help="where to write (default: NAME-fit)")
     fit.add_argument("--force", action="store_true", help="replace an earlier result in DIR")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bayesmix.cli.folder import check_target, list_written, whole_directory, write
-from bayesmix.cli.table import Refusal, check_values, choose, gaps, numbers, plural, read_table
+from bayesmix.cli.kinds import as_numbers, ask_for_kinds, check_values, read_kinds
+from bayesmix.cli.table import Refusal, choose, gaps, plural, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ COVARIANCES = (  # our names, then mclust's
     "full", "tied", "diag", "spherical", "EII", "EEI", "VEI", "EVI", "VEE", "EVE", "VVE", "EEV",
     "VEV", "EVV", "VVV", "EEE", "VVI", "VII"
 )  # fmt: skip
-MODELS = ("gaussian", "poisson", "bernoulli")
+STUDENT = ("full", "tied", "diag", "spherical")  # what student_t has of them
 SOON = 0.05  # seconds
 
 
@@ -47,7 +48,9 @@ EXAMPLES = {
 
 
 class Task(NamedTuple):
-    """A checked task: the table (columns of float64), where it came from, how to fit it."""
+    """A checked task: the table (columns of float64, or answers), where it came from, how to fit
+    it. kinds : {column: kind}.
+    """
 
     name: str
     source: str
@@ -55,6 +58,7 @@ class Task(NamedTuple):
     clusters: int
     model: str
     covariance: str
+    kinds: dict[str, str]
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -78,20 +82,38 @@ def _task(options: argparse.Namespace) -> Task:
         raise Refusal("give one CSV file, or --example with one of: " + ", ".join(EXAMPLES))
     example = EXAMPLES.get(options.example or "")
     model = options.model or (example.model if example else "gaussian")
-    if options.covariance and model != "gaussian":
-        raise Refusal(f"--covariance belongs to gaussian clusters, not to --model {model}")
+    model = "mixed" if options.kinds is not None and options.model is None else model
+    _check_covariance(options.covariance, model)
     name = options.example or _stem(options.data)
     table = _example_table(options.example) if example else read_table(Path(options.data))
     chosen = options.columns
     if chosen is None and example:
         chosen = ",".join(example.columns)
-    table = numbers(choose(table, chosen))
+    table = choose(table, chosen)
+    if options.kinds is not None and model != "mixed":
+        raise Refusal(f"--kinds belongs to --model mixed, not to --model {model}")
+    if options.kinds is None and model == "mixed":
+        raise ask_for_kinds(table)
+    kinds = dict.fromkeys(map(str, table.columns), model)
+    if model == "mixed":
+        kinds = read_kinds(options.kinds, table)
+        table = table[list(kinds)]
+    if model == "multinomial" and table.shape[1] < 2:
+        raise Refusal("--model multinomial needs two columns of counts or more")
+    table = as_numbers(table, kinds)
     K = options.clusters or (example.clusters if example else None)
     if K is None:
         raise Refusal("say how many clusters to look for, for example --clusters 2")
-    check_values(table, model, K)
+    check_values(table, kinds, K, "--kinds" if model == "mixed" else "--model")
     source = options.example or Path(options.data).name
-    return Task(name, source, table, K, model, options.covariance or "full")
+    return Task(name, source, table, K, model, options.covariance or "full", kinds)
+
+
+def _check_covariance(name: str | None, model: str) -> None:
+    if name and model not in ("gaussian", "student_t"):
+        raise Refusal(f"--covariance belongs to gaussian clusters, not to --model {model}")
+    if name and model == "student_t" and name not in STUDENT:
+        raise Refusal(f"--covariance of student_t is one of {', '.join(STUDENT)}, not {name}")
 
 
 def _columns(table: pd.DataFrame) -> str:
@@ -144,7 +166,8 @@ def _engines(
     from bayesmix.nuts import NUTS
 
     program = _program(task)
-    data = task.table if task.table.shape[1] > 1 else task.table.iloc[:, 0]
+    alone = task.table.shape[1] == 1 and not _by_name(task)
+    data = task.table.iloc[:, 0] if alone else task.table
     for_em, for_nuts = jax.random.split(jax.random.key(options.seed))
     bar = sys.stderr.isatty()
     try:
@@ -169,9 +192,28 @@ def _whole(result: Any, interrupts: list[int]) -> Any:
 def _program(task: Task) -> Any:
     from bayesmix import models
 
-    if task.model == "gaussian":
-        return models.gaussian(task.clusters, covariance=task.covariance)
+    if task.model in ("gaussian", "student_t"):
+        return getattr(models, task.model)(task.clusters, covariance=task.covariance)
+    if _by_name(task):
+        return models.mixed(_blocks(task.kinds), task.clusters)
     return getattr(models, task.model)(task.clusters)
+
+
+def _by_name(task: Task) -> bool:
+    """Whether the program takes its columns by name: of different kinds, or answers in words."""
+    text = any(dtype.kind not in "bif" for dtype in task.table.dtypes)
+    return task.model in ("categorical", "mixed") or text
+
+
+def _blocks(kinds: dict[str, str]) -> dict[Any, str]:
+    """Kinds as `bm.models.mixed` takes them: the gaussian columns are one block."""
+    block = tuple(name for name, kind in kinds.items() if kind == "gaussian")
+    rest: dict[Any, str] = {name: kind for name, kind in kinds.items() if kind != "gaussian"}
+    if not block:
+        return rest
+    return {
+        block if len(block) > 1 else block[0]: "gaussian" if len(block) > 1 else "normal"
+    } | rest
 
 
 def _em_line(em: Any) -> str:

@@ -105,6 +105,7 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
             hint = f", for example --columns {','.join(numeric)}" if numeric else ""
             raise Refusal(
                 f'column "{name}" is text ("{value}", …): name numeric columns with --columns{hint}'
+                ", or use --model categorical, or mixed"
             )
         row = int(np.argmax(text[name].to_numpy())) + 1
         raise Refusal(f'column "{name}" holds text in row {row} ("{value}"): it needs numbers')
@@ -121,60 +122,3 @@ def gaps(table: pd.DataFrame) -> str:
         f"{plural(cells, 'missing cell')} in {plural(rows, 'row')} "
         f"{'is' if cells == 1 else 'are'} integrated out"
     )
-
-
-def check_values(table: pd.DataFrame, model: str, K: int) -> None:
-    """Refuses what the model cannot take, naming column and row."""
-    values = table.to_numpy()
-    if len(table) == 0:
-        raise Refusal("the table has a header line but no rows")
-    for name in table.columns[np.isnan(values).all(0)]:
-        raise Refusal(f'column "{name}" has no value in any row: leave it out with --columns')
-    if np.isinf(values).any():
-        row, column = _first(np.isinf(values), table)
-        raise Refusal(f'column "{column}" is infinite in row {row}: it needs finite numbers')
-    rows = int((~np.isnan(values)).any(1).sum())
-    if rows < 2 * K:
-        raise Refusal(
-            f"{plural(rows, 'row')} cannot show {plural(K, 'cluster')}: at least "
-            f"{2 * K} are needed, two per cluster"
-        )
-    {"gaussian": _check_spread, "poisson": _check_counts, "bernoulli": _check_bits}[model](table)
-
-
-def _first(bad: np.ndarray, table: pd.DataFrame) -> tuple[int, str]:
-    """Row (from 1, header not counted) and column of the first bad value."""
-    row, column = np.argwhere(bad)[0]
-    return int(row) + 1, str(table.columns[column])
-
-
-def _check_spread(table: pd.DataFrame) -> None:
-    for name, column in table.items():
-        x = column.dropna().to_numpy()
-        if (x == x[0]).all():
-            raise Refusal(f'column "{name}" is constant ({x[0]:g} in every row): leave it out')
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            spread = np.var(x)
-        if not 1e-280 < spread < 1e280:
-            raise Refusal(f'column "{name}" has a spread beyond computing: change its unit')
-
-
-def _check_counts(table: pd.DataFrame) -> None:
-    values = table.to_numpy()
-    bad = ~np.isnan(values) & ((values < 0) | (values != np.floor(values)))
-    if bad.any():
-        row, column = _first(bad, table)
-        raise Refusal(
-            f'column "{column}" is {table.loc[:, column].iloc[row - 1]:g} in row {row}: '
-            "--model poisson needs counts (0, 1, 2, …)"
-        )
-
-
-def _check_bits(table: pd.DataFrame) -> None:
-    bad = ~np.isin(table.to_numpy(), (0.0, 1.0)) & table.notna().to_numpy()
-    if bad.any():
-        row, column = _first(bad, table)
-        raise Refusal(
-            f'column "{column}" is {table.loc[:, column].iloc[row - 1]:g} in row {row}: '
-            "--model bernoulli needs 0 and 1"
-        )

@@ -66,7 +66,7 @@ def density(result: Any, x: Any = None, *, ax: Axes | None = None) -> Figure:
         )
     values, gone = _one_column(view)
     discrete = view.family.startswith(DISCRETE)
-    grid = _grid(values, discrete) if x is None else np.asarray(x, float).reshape(-1)
+    grid = _grid(view, values, discrete) if x is None else np.asarray(x, float).reshape(-1)
     parts = component_densities(view, grid)
     with styled():
         ax = panel(ax)
@@ -80,7 +80,9 @@ def density(result: Any, x: Any = None, *, ax: Axes | None = None) -> Figure:
         put_title(
             ax, f"{view.columns[0]}: the mixture {kind} and its {view.K} parts", _bands(view) + gone
         )
-        if discrete:
+        if view.columns[0] in view.levels:
+            put_levels(ax.xaxis, view.levels[view.columns[0]])
+        elif discrete:
             ax.locator_params(axis="x", integer=True)
         handles, names = ax.get_legend_handles_labels()
         order = sorted(range(len(names)), key=lambda i: names[i] != "data")
@@ -103,12 +105,16 @@ def _one_column(view: View) -> tuple[np.ndarray, str]:
     return values[~np.isnan(values)], f"; {gone}" if gone else ""
 
 
-def _grid(values: np.ndarray, discrete: bool) -> np.ndarray:
+def _grid(view: View, values: np.ndarray, discrete: bool) -> np.ndarray:
+    """Points that cover the data, with room beside them as far as the support goes."""
     lo, hi = float(values.min()), float(values.max())
     if discrete:
         return np.arange(np.floor(lo), np.ceil(hi) + 1)
     pad = 0.12 * (hi - lo or 1.0)
-    return np.linspace(lo - pad, hi + pad, 400)
+    grid = np.linspace(lo - pad, hi + pad, 400)
+    inside = [np.asarray(support(grid)) for support in view.mixture.observed[0].supports]
+    within = grid[np.all(inside, axis=0)]
+    return grid if len(within) == len(grid) else np.linspace(within[0], within[-1], 400)
 
 
 def _draw_data(ax: Axes, values: np.ndarray, discrete: bool) -> None:
@@ -137,6 +143,10 @@ def _bins(values: np.ndarray) -> Any:
 
 def _draw_curves(ax: Axes, grid: np.ndarray, parts: np.ndarray, discrete: bool, view: View) -> None:
     style: dict[str, Any] = {"marker": "o", "ms": 4} if discrete else {}
+    whole: dict[str, Any] = {"ls": (0, (4, 2))}
+    if view.columns[0] in view.levels:  # nothing lies between two categories
+        style |= {"ms": 7, "ls": ""}
+        whole = {"ls": "", "marker": "_", "ms": 24}
     shares = view.mean_resp.mean(0)
     total = parts.sum(-1)
     for k, colour in enumerate(colours(view.K)):
@@ -146,7 +156,7 @@ def _draw_curves(ax: Axes, grid: np.ndarray, parts: np.ndarray, discrete: bool, 
         ax.plot(grid, parts[..., k].mean(0), color=colour, lw=1.8, label=name, zorder=4, **style)
     if len(parts) > 1:
         ax.fill_between(grid, *band(total), color=INK, alpha=0.14, lw=0, zorder=2)
-    ax.plot(grid, total.mean(0), color=INK, lw=1.2, ls=(0, (4, 2)), label="mixture", zorder=4)
+    ax.plot(grid, total.mean(0), color=INK, lw=1.2, label="mixture", zorder=4, **whole)
 
 
 # Several columns: clusters.

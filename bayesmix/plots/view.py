@@ -336,7 +336,7 @@ def component_densities(view: View, grid: np.ndarray) -> np.ndarray:
 
 def _at_new_points(view: View, points: np.ndarray) -> Any:
     """The program read again, with new data in the place of the observed."""
-    from bayesmix.program import trace
+    from bayesmix.program import mixture_of
 
     arguments = view.mixture.arguments
     if len(arguments.arrays) != 1 or arguments.arrays[0].shape != view.data.shape:
@@ -344,8 +344,10 @@ def _at_new_points(view: View, points: np.ndarray) -> Any:
             "the program cannot be evaluated at new points: density needs a program whose one "
             "array argument is the data"
         )
-    args, kwargs = arguments.rebuild([points.reshape(-1, *view.data.shape[1:])])
-    return trace(view.mixture.program, *args, **kwargs)
+    (known,) = arguments.arrays
+    new = points.reshape(-1, *view.data.shape[1:])
+    leaves = tuple(new if leaf is known else leaf for leaf in arguments.leaves)
+    return mixture_of(view.mixture.program, replace(arguments, leaves=leaves, index=None))
 
 
 def _resp_of(view: View, at: np.ndarray, rows: int) -> np.ndarray:
