@@ -3,6 +3,7 @@
 import fits
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import xarray
 from arviz_stats.base import array_stats
@@ -209,6 +210,14 @@ def test_a_chain_that_stood_still_is_not_trusted(tree):
     stuck = SETTLED | {"stays": ["chain 1 stayed"]}
     assert not words.trusted(stuck)
     assert "stood still for long" in words.gist(stuck)
+
+
+@pytest.mark.parametrize(("rhat", "said"), [(1.0, "mode of all chains"), (1.5, "spread around")])
+def test_where_em_s_map_lies_in_words(rhat, said):
+    chains = pd.DataFrame({"in_em_mode": [True, True], "em_distance": [0.1, 0.2]})
+    (sentence,) = words._em_sentences({"higher": -1.25, "rhat_invariant": rhat}, chains)
+    assert said in sentence
+    assert "1.25 nats above the best draw" in sentence
 
 
 def test_where_em_s_map_lies(tree):

@@ -22,19 +22,30 @@ def blocks(page, language):
     ]
 
 
+def section_at(page, line):
+    """The heading above a line."""
+    above = page.read_text(encoding="utf-8").splitlines()[:line]
+    return next((text for text in reversed(above) if text.startswith("## ")), "")
+
+
 def shell_lines(page):
     return [line for _, text in blocks(page, "sh") for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_code_runs_as_written(page, tmp_path, monkeypatch):
-    """All blocks of a page share one namespace; files they write land in an empty folder."""
+    """Blocks of a page share one namespace, of docs/choosing.md those of a section; files they
+    write land in an empty folder.
+    """
     import matplotlib.pyplot as plt
 
     plt.switch_backend("Agg")
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": f"page_{page.stem}"}
+    namespace, section = {}, None
     for lines_above, text in blocks(page, "python"):
+        if page.name == "choosing.md" and section != (section := section_at(page, lines_above)):
+            namespace = {}
+        namespace["__name__"] = f"page_{page.stem}"
         code = "\n" * lines_above + text  # errors name the line of the page
         linecache.cache[str(page)] = (len(code), None, code.splitlines(True), str(page))
         exec(compile(code, str(page), "exec"), namespace)

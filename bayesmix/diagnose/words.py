@@ -147,8 +147,11 @@ def _em_sentences(f: dict[str, Any], chains: pd.DataFrame) -> Iterator[str]:
         )
     elif f["higher"] <= HIGHER:
         one = f["rhat_invariant"] <= RHAT_BAD  # else the chains move between modes themselves
-        where = "in the mode of all chains" if one else "among the draws of all chains"
-        yield f"EM's MAP is {where}, {-f['higher']:.2f} nats above the best draw."
+        above = f"{-f['higher']:.2f} nats above the best draw"
+        if one:
+            yield f"EM's MAP is in the mode of all chains, {above}."
+        else:
+            yield f"The draws of every chain spread around EM's MAP; it is {above}."
 
 
 def _cluster_sentences(clusters: pd.DataFrame) -> Iterator[str]:
