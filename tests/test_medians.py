@@ -177,3 +177,45 @@ def test_the_search_ends_where_no_scan_and_no_other_climber_gets_higher():
     start = np.concatenate([np.log(best[0]), best[1], np.log(best[2])])
     for method, options in (("Nelder-Mead", {"maxfev": 4000}), ("Powell", {"maxfev": 4000})):
         assert optimize.minimize(lost, start, method=method, options=options).fun > -1e-9
+
+
+def absolute_line(t, y, K=2):
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, 2.0)))
+    with numpyro.plate("cluster", K):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 5.0).expand([2]).to_event(1))
+    with numpyro.plate("obs_id", len(y)):
+        parts = dist.Laplace(beta[:, 0] + beta[:, 1] * t[:, None], 0.5)
+        numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(probs=weights), parts), obs=y)
+
+
+def edges(x, K=2):
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, 2.0)))
+    with numpyro.plate("cluster", K):
+        high = numpyro.sample("high", dist.Gamma(20.0, 4.0))
+    with numpyro.plate("obs_id", len(x)):
+        parts = dist.Uniform(0.0, high)
+        numpyro.sample("x", bm.VectorMixture(dist.Categorical(probs=weights), parts), obs=x)
+
+
+STALLING = {
+    "line": (
+        absolute_line,
+        (np.linspace(-1, 1, 60), np.tile([1.0, -1.0], 30) + Y[np.arange(60) % 40]),
+    ),
+    "edges": (edges, (abs(Y),)),
+}
+
+
+@pytest.mark.parametrize("name", STALLING)
+def test_a_run_that_a_kink_holds_up_is_not_called_converged(name):
+    program, args = STALLING[name]
+    em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), *args)
+    assert not em.converged
+    assert em.stop.startswith("not converged: stopped at a kink or an edge")
+
+
+@pytest.mark.parametrize("name", ["columns", "leaning"])
+def test_exact_medians_are_converged_at_their_kinks(name):
+    program, args = LOCATIONS[name]
+    em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), *args)
+    assert em.converged

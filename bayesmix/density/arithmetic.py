@@ -383,6 +383,13 @@ class Density:
             return self.by_portion(params, data)[1].reshape(-1, self.K)
         return jax.nn.softmax(self._by_row(params, data)[0], -1).reshape(-1, self.K)
 
+    def by_rows(self, params: Params, data: Data) -> jax.Array:
+        """Weighted log density of the general sweep's rows, (n,); padding rows may follow."""
+        if self.portion:
+            return self.by_portion(params, data)[0].reshape(-1)
+        components, scale = self._by_row(params, data)
+        return weighted(jax.nn.logsumexp(components, -1), scale).reshape(-1)
+
     def by_portion(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
         """Weighted log density (n, ...) and responsibilities (n, ..., K) of rows in chunks; padding
         rows may follow.

@@ -35,7 +35,7 @@ from bayesmix.engine import (
 )
 from bayesmix.estimate import EMResult
 from bayesmix.modes import atlas, is_possible, passed_over
-from bayesmix.mstep import plan_for
+from bayesmix.mstep import left_at_kinks, may_stall, plan_for
 from bayesmix.mstep.bounds import boundedness
 from bayesmix.program import Mixture, Params, trace
 from bayesmix.saved import digest, outline
@@ -50,6 +50,10 @@ SENTENCES = {
     INTERRUPTED: "interrupted: the best params so far; give them as init_params to go on",
     FELL: "stopped: the log joint fell by more than rounding; the params are the last good ones",
 }
+AT_A_KINK = (
+    "not converged: stopped at a kink or an edge of the log density, where slopes lead no further; "
+    "up to about {left:.1g} nats may remain"
+)
 MUCH = 0.1  # nats of a row that rounding may hide before a note says so
 COARSE = (
     "float32 may get the log density of a row wrong by up to {nats:.1g} nats: a cluster is far "
@@ -221,6 +225,9 @@ class EM:
         rows = mixture.N if mixture.weights is None else max(float(mixture.weights.sum()), 1.0)
         if self.dtype == "float32" and MUCH * rows < found.noise < np.inf:
             notes.append(COARSE.format(nats=found.noise / rows))
+        tol = max(self.tol, found.noise)
+        left = self._left(mixture, best.params) if found.stop == CONVERGED else 0.0
+        stalled = not left <= tol
         if outcome.interrupted and not given:
             notes.append("the search was interrupted: other modes may be higher")
         return EMResult(
@@ -229,9 +236,9 @@ class EM:
             log_joint=best.log_joint,
             log_likelihood=best.log_likelihood,
             history=found.history,
-            converged=found.stop == CONVERGED,
-            stop=SENTENCES[found.stop].format(
-                tol=max(self.tol, found.noise), max_steps=self.max_steps
+            converged=found.stop == CONVERGED and not stalled,
+            stop=(AT_A_KINK if stalled else SENTENCES[found.stop]).format(
+                tol=tol, max_steps=self.max_steps, left=left
             ),
             steps=len(found.history),
             accelerated=found.accelerated,
@@ -248,3 +255,11 @@ class EM:
                 "bins": self.bins,
             },
         )
+
+    def _left(self, mixture: Mixture, params: Params) -> float:
+        """What a kink may have kept a run from, in nats."""
+        if not may_stall(mixture):
+            return 0.0
+        work = work_of(mixture, mixture.N)
+        with placed(work), arithmetic(self.dtype, wide=False):
+            return left_at_kinks(mixture, params)

@@ -23,6 +23,7 @@ from bayesmix.mstep import (
 )
 from bayesmix.mstep.ascent import ascend
 from bayesmix.mstep.describe import describe
+from bayesmix.mstep.kinks import left_at_kinks, may_stall
 from bayesmix.mstep.lines import least_squares
 from bayesmix.mstep.newton import newton
 from bayesmix.mstep.rules import Block, Context, Plan, Target, plan_for, rule
@@ -34,7 +35,9 @@ __all__ = [
     "Plan",
     "Target",
     "describe",
+    "left_at_kinks",
     "m_step",
+    "may_stall",
     "plan_for",
     "rule",
 ]
