@@ -16,6 +16,8 @@ import numpy as np
 
 from bayesmix.blocks import Blocks
 
+NO_TEXT = "not numbers: leave it out, or see bm.models.mixed, which takes columns of text"
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -192,7 +194,7 @@ def _array(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype.kind == "O":
         array = _from_objects(array, where)
     if array.dtype.kind in "US":
-        raise ValueError(f"{where} holds text ({str(array.ravel()[0])!r}, ...), not numbers")
+        raise ValueError(f"{where} holds text ({str(array.ravel()[0])!r}, ...), {NO_TEXT}")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where} has dtype {array.dtype}, which is not a number")
     if array.dtype.kind == "f" and array.dtype != np.float32:
@@ -208,7 +210,7 @@ def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
     for position, item in np.ndenumerate(array):
         place = f"row {position[0]}" + (f", column {position[1]}" if len(position) > 1 else "")
         if isinstance(item, str):
-            raise ValueError(f"{where} holds text ({item!r}) at {place}, not numbers")
+            raise ValueError(f"{where} holds text ({item!r}) at {place}, {NO_TEXT}")
         if isinstance(item, list | tuple | np.ndarray):
             raise ValueError(f"{where} is a list whose rows differ in length")
         if item is None or type(item).__name__ == "NAType":

@@ -384,6 +384,8 @@ REFUSED = [
     ("gating in a group", {}, (frame, y20), {"groups": y20, "gating": frame},
      ["'age'", "gating", "row 7", "row 0"]),
     ("text response", {}, (frame, ["a"] * 20), {}, ["y holds", "'a'"]),
+    ("name of the response", {}, (frame, "dose"), {}, ["y is the text 'dose'", "table['dose']"]),
+    ("name of groups", {}, (frame, y20), {"groups": "dose"}, ["groups is the text 'dose'"]),
     ("unknown family", {"family": "gamma"}, (frame, y20), {}, ["family", "'normal'", "'gamma'"]),
 ]  # fmt: skip
 

@@ -172,6 +172,7 @@ def test_a_real_tree_and_its_mixture_say_the_same(monkeypatch):
     assert z.identical(bm.allocations(KEY, tree))
     assert z.identical(bm.allocations(KEY, nuts))
     assert bm.n_occupied(nuts).identical(bm.n_occupied(tree))
+    assert repr(bm.combine(nuts)) == repr(bm.combine(tree))
     np.testing.assert_allclose(bm.similarity(nuts), whole, atol=1e-12)
     found = bm.partition(KEY, nuts)
     assert found.labels.tolist() == bm.partition(KEY, tree).labels.tolist()

@@ -45,6 +45,10 @@ def prepare_arguments(
     known = {name: dict(own) for name, own in (levels or {"X": {}, "gating": {}}).items()}
     if y is None and fitting:
         raise ValueError("the data of a regression are X and y: y, the response, is missing")
+    given = {"X": X, "y": y, "offset": offset, "gating": gating, "groups": groups}
+    for name, value in given.items():
+        if isinstance(value, str):
+            raise ValueError(f"{name} is the text {value!r}: give its values, table[{value!r}]")
     response = np.full(len(X), np.nan) if y is None else _vector("y", y)
     N = len(response)
     if not N:
@@ -74,7 +78,7 @@ def prepare_arguments(
     _check_names("X", fitted, columns)
     if fitting:
         _check_design("X", columns, flat=prior == "flat")
-    given: dict[str, Any] = dict(arrays)
+    given = dict(arrays)
     if groups is not None:
         codes, labels = _codes(groups, N)
         given |= {"groups": codes, "group_count": len(labels)}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesmix.allocations import resp_blocks
+from bayesmix.allocations import draws_of, resp_blocks
 
 NEEDED = (
     "combine needs an EM result, a tree, or responsibilities (N, K) that are finite and not "
@@ -70,7 +70,7 @@ class Combination:
 def combine(source: Any, *, mixture: Any = None) -> Combination:
     """Components joined into clusters by entropy, from EM's or the posterior's soft assignment.
 
-    source : an EM result, a tree (its draws are relabelled first, and the responsibilities averaged
+    source : a result, a tree (its draws are relabelled first, and the responsibilities averaged
     over them), or an array (N, K) of responsibilities. mixture : as in `similarity`.
     Read `labels(n)` for the number of clusters you choose, `suggested` for the elbow's.
     """
@@ -95,6 +95,8 @@ def combine(source: Any, *, mixture: Any = None) -> Combination:
 def _soft(source: Any, mixture: Any) -> np.ndarray:
     from xarray import DataTree
 
+    if not hasattr(source, "responsibilities"):
+        source, mixture = draws_of(source, mixture)
     if isinstance(source, DataTree):
         from bayesmix.relabel import relabel
 

@@ -101,7 +101,8 @@ def _number(values: np.ndarray, name: str) -> np.ndarray:
         numbers = np.where(pd.isna(values), np.nan, values).astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError(
-            f"column {name!r} is no number ({values[0]!r}, ...): name numeric ones with columns="
+            f"column {name!r} is no number ({values[~pd.isna(values)][0]!r}, ...): name numeric "
+            "ones with columns="
         ) from None
     if np.isinf(numbers).any():
         row = int(np.flatnonzero(np.isinf(numbers))[0])
