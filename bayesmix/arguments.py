@@ -54,9 +54,10 @@ class Arguments:
 
     def same_as(self, other: "Arguments") -> bool:
         """Whether the other arguments are these: static ones, data, names and devices."""
-        names = (self.treedef, self.columns, self.mesh) == (
+        names = (self.treedef, self.columns, self.tables, self.mesh) == (
             other.treedef,
             other.columns,
+            other.tables,
             other.mesh,
         )
         pairs = [*zip(self.leaves, other.leaves, strict=False), (self.index, other.index)]

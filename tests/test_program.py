@@ -130,6 +130,26 @@ def test_names_of_a_data_frame_are_kept():
     assert bm.trace(BY_ID["mvn_niw"].program, X).columns is None
 
 
+def test_columns_are_named_by_their_own_table_not_by_that_of_the_covariates():
+    """A table of covariates as wide as the data once lent them its names."""
+
+    def program(covariates, y):
+        with numpyro.plate("cluster", 2):
+            slope = numpyro.sample("slope", dist.Normal(0, 3).expand([2]).to_event(1))
+        with numpyro.plate("obs_id", len(y)):
+            z = numpyro.sample("z", dist.Categorical(probs=jnp.array([0.4, 0.6])))
+            loc = slope[z] * covariates[:, :1]
+            numpyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=y)
+
+    beside = pd.DataFrame(X + 1, columns=["a", "b"])
+    own = pd.DataFrame(X, columns=["length", "width"])
+    assert bm.trace(program, beside, own).columns == ("length", "width")
+    assert bm.trace(program, beside, X).columns is None
+    assert bm.trace(program, X + 1, y=own).columns == ("length", "width")
+    other = own.set_axis(["height", "weight"], axis=1)
+    assert bm.trace(program, beside, other).columns == ("height", "weight")
+
+
 # ------------------------------------------------------------------------------------ what it shows
 
 

@@ -124,14 +124,32 @@ class Mixture(Shown):
         """
         names = self.coords.get("feature")
         if names is None and (len(self.observed) == 1 or self._as_they_lie):
-            names = self.arguments.columns
+            names = self._names_of_table
         width = self.event_shape[-1] if self.event_shape else 1
         return names if names is not None and len(names) == width else None
 
     @cached_property
+    def _names_of_table(self) -> tuple[str, ...] | None:
+        """Column names of the argument that the data are, beside a table of covariates, say; of the
+        first table where the data are made from what was given.
+        """
+        arguments = self.arguments
+        if len(arguments.arrays) > 1:
+            args, kwargs = arguments.rebuild(arguments.arrays)
+            given = {f"argument {i + 1}": a for i, a in enumerate(args)} | kwargs
+            same = [n for n, a in given.items() if isinstance(a, np.ndarray) and self._is_data(a)]
+            if same and np.ndim(given[same[0]]) > 1:
+                return dict(arguments.tables).get(same[0])
+        return arguments.columns
+
+    def _is_data(self, array: np.ndarray) -> bool:
+        own = self.value
+        return isinstance(own, np.ndarray) and np.array_equal(array, own, equal_nan=True)
+
+    @cached_property
     def _as_they_lie(self) -> bool:
         """Whether the data, side by side, are one of the arguments."""
-        return any(np.array_equal(a, self.value, equal_nan=True) for a in self.arguments.arrays)
+        return any(map(self._is_data, self.arguments.arrays))
 
     @property
     def coords(self) -> dict[str, tuple[str, ...]]:
