@@ -64,10 +64,10 @@ def adopt(
         names, alone = posterior.coords.get(cluster_dim), _alone(posterior, cluster_dim, resp)
         groups["allocations"] = _labels_group(labels, shape, K, names, alone)
     _same_rows(groups)
-    groups["invariant"] = _invariant(groups, _log_joint(tree, log_joint), shape, K, cluster_dim)
+    groups["invariant"] = _invariant(groups, _log_joint(tree, log_joint), shape, K)
     for name, group in groups.items():
         tree[name] = DataTree(group)
-    tree.attrs.update(_attrs(tree, groups, K, cluster_dim, exchangeable))
+    tree.attrs.update(_attrs(tree, K, cluster_dim, exchangeable))
     return tree
 
 
@@ -245,7 +245,6 @@ def _invariant(
     log_joint: Any,
     shape: tuple[int, int],
     K: int,
-    cluster: str,
 ) -> xarray.Dataset:
     """Quantities that no renaming changes: log joint, entropy (nats), sizes in falling order."""
     from xarray import Dataset
@@ -271,7 +270,6 @@ def _invariant(
 
 def _attrs(
     tree: xarray.DataTree,
-    groups: Mapping[str, xarray.Dataset],
     K: int,
     cluster: str,
     exchangeable: Sequence[Sequence[int]] | None,

@@ -70,7 +70,7 @@ def expanded(
     *_, chunks, size = np.shape(data.rows.weights)
     every = 1 if rows is None else max(1, chunks * size // rows)
     count = -(-chunks // every)
-    at_once = max(1, int(CALL / (2 * size * _scored(density, data.rows, at).size ** 2)))
+    at_once = max(1, int(CALL / (2 * size * _scored(data.rows, at).size ** 2)))
     hidden, weight = np.zeros(()), np.zeros(())
     for begin in progress(range(0, count, at_once), "curvature"):
         some = min(at_once, count - begin)
@@ -90,7 +90,7 @@ def _first(density: Density, params: Any, data: Data) -> Any:
     return data.base + value, at, slope
 
 
-def _scored(density: Density, rows: Any, at: Any) -> Any:
+def _scored(rows: Any, at: Any) -> Any:
     """The part of ``at`` that differs between clusters: the squares of tied spreads do not."""
     return at if rows.shared is None else at[:, : 1 + rows.z.shape[-2]]
 
@@ -100,7 +100,7 @@ def _hidden(density: Density, at: Any, data: Data, first: Any, every: Any, count
     """``hidden`` of ``count`` chunks of the rows, ``every`` so many of them, and their weight."""
     assert density.family is not None
     by = kernel(density.family) if data.rows.shared is None else Linear(linear)
-    full = _scored(density, data.rows, at)
+    full = _scored(data.rows, at)
     K, G = full.shape
 
     def chunk(z: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -84,5 +84,5 @@ def compare(results: Mapping[str, Any]) -> Comparison:
         by=by,
         table=table,
         verdict=words.verdict(by, table),
-        findings=tuple(words.findings(by, table, contenders)),
+        findings=tuple(words.findings(table, contenders)),
     )

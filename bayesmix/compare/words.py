@@ -69,12 +69,12 @@ def _distance(by: str, table: pd.DataFrame, name: str) -> str:
     return f"{row['bic_diff']:.1f}"
 
 
-def findings(by: str, table: pd.DataFrame, contenders: Sequence[Contender]) -> Iterator[str]:
+def findings(table: pd.DataFrame, contenders: Sequence[Contender]) -> Iterator[str]:
     """What speaks against reading more into the table."""
     if "elpd" in table:
         yield from _of_predictions(table, contenders)
     if "log_evidence" in table:
-        yield from _of_evidences(table, contenders)
+        yield from _of_evidences(contenders)
     if "bic" in table:
         yield from _of_criteria(table, contenders)
     if any(c.weights is not None for c in contenders):
@@ -114,7 +114,7 @@ def _bound(contenders: Sequence[Contender]) -> float:
     return min(bound(math.prod(shape)) for shape in sizes)
 
 
-def _of_evidences(table: pd.DataFrame, contenders: Sequence[Contender]) -> Iterator[str]:
+def _of_evidences(contenders: Sequence[Contender]) -> Iterator[str]:
     for contender in contenders:
         if not contender.result.trusted:
             yield f"The evidence of {contender.name!r} is in doubt: {contender.result.verdict}."
