@@ -1,14 +1,15 @@
 """The densities of a mixture: log joint, responsibilities, and the expectation that EM maximises.
 
 ``piece`` is arithmetic read from the program's graph; ``layout`` is the observed side as columns of
-one family; ``arithmetic`` has ``Density``, pure functions of (params, data); ``prepared`` makes the
-data ready for it; ``byrow`` and ``values`` are the same arithmetic on one mixture. ``chunks`` and
-``bent`` are the general sweep's passes.
+one family; ``arithmetic`` has ``Density``, pure functions of (params, data); ``data`` is what it
+works on, which ``prepared`` makes ready; ``byrow`` and ``values`` are the same arithmetic on one
+mixture. ``chunks`` and ``bent`` are the general sweep's passes.
 """
 
-from bayesmix.density.arithmetic import Data, Density
+from bayesmix.density.arithmetic import Density
 from bayesmix.density.bent import Bent, Turn, count_directions
 from bayesmix.density.byrow import by_row, row_piece
+from bayesmix.density.data import Data, Ordered
 from bayesmix.density.layout import columns_of, has_family, merged_of, spread_out
 from bayesmix.density.piece import Piece
 from bayesmix.density.prepared import (
@@ -34,6 +35,7 @@ __all__ = [
     "Bent",
     "Data",
     "Density",
+    "Ordered",
     "Piece",
     "Turn",
     "binned_of",

@@ -5,7 +5,7 @@ equal and share compiled code. What depends on data alone (means, covariances th
 computed once, when the data are prepared.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from numpyro.distributions.transforms import IdentityTransform, IndependentTrans
 from bayesmix.density import chunks
 from bayesmix.density.bent import Bent, Turn, bend_of, hessian, plain
 from bayesmix.density.chunks import dot, safe, weighted
+from bayesmix.density.data import Data, Partial
 from bayesmix.density.layout import (
     family_of,
     is_tied,
@@ -32,11 +33,11 @@ from bayesmix.reader import x64
 from bayesmix.sweep import (
     Statistics,
     Streamed,
+    densities_by_pattern,
     largest,
     log_likelihood,
     responsibilities_of,
     scan_rows,
-    scores_by_pattern,
     statistics_of,
     total_base,
     total_squares,
@@ -47,39 +48,6 @@ CANCELLATION = {"float64": 1e-8, "float32": 1e-3}
 # Rounding units by which a log joint of this size, and the sum of a score's terms, may be off.
 ROUNDING = 64
 PER_TERM = 4
-
-
-class Data(NamedTuple):
-    """All that a Density needs of the data: summaries for the program's arithmetic, and rows."""
-
-    known: list[Any]
-    rows: Any  # Rows; of the general sweep Chunks, or None, or factors of the row weights (*rows)
-    base: Any
-    frame: Any = None  # of lines: what the coefficients are in the sweep's coordinates
-    ordered: Any = None  # of observed sites with kinks: {site: Ordered}
-
-
-class Ordered(NamedTuple):
-    """Columns in ascending order: their values, (D, N), and the row of each, (D, N)."""
-
-    values: Any
-    order: Any
-
-
-class Partial(NamedTuple):
-    """What an E-step over rows with missing cells gives.
-
-    ``observed``: statistics of the observed cells by pattern, (P, K) and (P, K, F), on which Q
-    depends. ``completed``: those of whole rows, (K,) and (K, F), with the missing cells expected.
-    """
-
-    observed: Statistics
-    completed: Statistics
-
-    @property
-    def mass(self) -> jax.Array:
-        """Rows in each cluster, (K,)."""
-        return self.completed.mass
 
 
 class Density:
@@ -400,14 +368,9 @@ class Density:
     def by_pattern(self, params: Params, data: Data) -> tuple[jax.Array, jax.Array]:
         """Weighted log density (N,) and responsibilities (N, K) of rows grouped by pattern."""
         assert self.family is not None
-        rows = data.rows
-        score = scores_by_pattern(self.family, *self.natural(params, data), rows)
-        total = jax.nn.logsumexp(score, -1)
-        seen = ~jnp.isnan(rows.z) & rows.patterns[rows.group][..., None]
-        jacobian = jnp.einsum("d,cdn->cn", jnp.log(rows.scale), seen.astype(rows.z.dtype))
-        x = rows.shift[:, None] + rows.scale[:, None] * rows.z
-        base = (jax.vmap(self.family.base)(x) - jacobian).reshape(-1)[rows.place]
-        return weighted(base + total, rows.counts), jnp.exp(score - total[:, None])
+        eta, offset = self.natural(params, data)
+        value, resp = densities_by_pattern(self.family, eta, offset, data.rows)
+        return weighted(value, data.rows.counts), resp
 
     def expected_at(self, params: Params, at: Params, data: Data) -> jax.Array:
         """Q(params | at) of rows in chunks, in nats; ``at`` has a gradient here, too."""

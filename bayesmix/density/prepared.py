@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.blocks import Blocks
-from bayesmix.density.arithmetic import Data, Density, Ordered
+from bayesmix.density.arithmetic import Density
 from bayesmix.density.chunks import Chunks, in_chunks, padded_weights, taken
+from bayesmix.density.data import Data, Ordered
 from bayesmix.density.layout import (
     columns_of,
     kinked_sites,

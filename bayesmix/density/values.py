@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from bayesmix.blocks import Blocks
-from bayesmix.density.arithmetic import Data, Density, weighted
+from bayesmix.density.arithmetic import Density
 from bayesmix.density.byrow import by_row, row_piece
+from bayesmix.density.chunks import weighted
+from bayesmix.density.data import Data
 from bayesmix.density.piece import Piece
 from bayesmix.density.prepared import data_of, density_of
 from bayesmix.device import whole_products

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bayesmix.density.arithmetic import Ordered
+from bayesmix.density import Ordered
 from bayesmix.mstep.reduce import to_site
 from bayesmix.mstep.rules import Context, Target, rule
 from bayesmix.mstep.tails import rising_root

@@ -19,7 +19,7 @@ data become that, ``covariance`` how widely they spread.
 from bayesmix.sweep.chunks import total_base, total_squares
 from bayesmix.sweep.covariance import whitening
 from bayesmix.sweep.layout import merged_rows, rows_of, sharded
-from bayesmix.sweep.patterns import scores_by_pattern
+from bayesmix.sweep.patterns import densities_by_pattern
 from bayesmix.sweep.rows import CACHED, Rows, Statistics, at_hand, count_statistics
 from bayesmix.sweep.scan import log_likelihood, responsibilities_of, scan_rows, statistics_of
 from bayesmix.sweep.stream import Streamed, largest, streamed_rows
@@ -31,13 +31,13 @@ __all__ = [
     "Streamed",
     "at_hand",
     "count_statistics",
+    "densities_by_pattern",
     "largest",
     "log_likelihood",
     "merged_rows",
     "responsibilities_of",
     "rows_of",
     "scan_rows",
-    "scores_by_pattern",
     "sharded",
     "statistics_of",
     "streamed_rows",

@@ -90,6 +90,19 @@ def scores_by_pattern(family: Family, eta: Any, offset: Any, rows: Rows) -> jax.
     return scores.reshape(-1, offset.shape[-1])[rows.place]
 
 
+def densities_by_pattern(
+    family: Family, eta: Any, offset: Any, rows: Rows
+) -> tuple[jax.Array, jax.Array]:
+    """Log density, in data units, (N,) and responsibilities (N, K), in the order of the data."""
+    score = scores_by_pattern(family, eta, offset, rows)
+    total = jax.nn.logsumexp(score, -1)
+    seen = ~jnp.isnan(rows.z) & rows.patterns[rows.group][..., None]
+    volume = jnp.einsum("d,cdn->cn", jnp.log(rows.scale), seen.astype(rows.z.dtype))
+    x = rows.shift[:, None] + rows.scale[:, None] * rows.z
+    base = (jax.vmap(family.base)(x) - volume).reshape(-1)[rows.place]
+    return base + total, jnp.exp(score - total[:, None])
+
+
 def statistics_by_pattern(family: Family, slots: jax.Array, rows: Rows) -> Statistics:
     """``statistics_of``, by pattern, from weighted responsibilities by chunk (C, n, K)."""
 
