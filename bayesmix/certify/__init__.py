@@ -3,6 +3,8 @@
 ``certify`` compares, on the user's own program and data, the log joint and its gradient with
 NumPyro's ``log_density``, the gradient of Q with that of the log joint (Fisher's identity), and the
 density that NUTS samples with the log joint plus the log Jacobian, from NumPyro's own potential.
+
+Lives here: `certify`. `reference` asks NumPyro, `sizes` says how far rounding enters.
 """
 
 from dataclasses import dataclass

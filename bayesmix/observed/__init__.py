@@ -2,7 +2,8 @@
 
 A mixture is written either as one site with a mixture distribution (``mixture``) or as an
 assignment with observed sites that use it (``assigned``). Both come out the same: parts (observed
-sites), each with its values by row and its components' parameters by cluster.
+sites), each with its values by row and its components' parameters by cluster. ``arrays`` has what
+both need, ``found`` the facts that are no arrays.
 """
 
 from bayesmix.observed.assigned import assigned_arrays

@@ -1,7 +1,8 @@
 """One partition in place of a whole posterior of partitions, and how far to trust it.
 
-Lives here: the point estimate (`partition`) and what the user keeps of it. Rooms below: `losses`
-(what a wrong partition costs), `objective` and `tables` (its expectation), `search`.
+Lives here: the point estimate (`partition`) and what the user keeps of it. Below it are `losses`
+(what a wrong partition costs), `objective` and `tables` (its expectation) and `search`; above it
+`ball` and `represent` (what one partition leaves out), `certainty` and `combine`.
 """
 
 from __future__ import annotations
