@@ -1,13 +1,12 @@
 """One run of EM: from a state to its stop, and the verdict on the mode where it ended."""
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.accelerate import MEMORY, Pair, expected
+from bayesmix.accelerate import Memory
 from bayesmix.blocks import Blocks
 from bayesmix.checkpoint import Checkpoint, Record
 from bayesmix.density import Data
@@ -21,24 +20,21 @@ from bayesmix.engine import (
     RUNNING,
     EMState,
     Engine,
-    Pace,
-    Place,
     advance,
     entered,
     from_resp,
-    hasten,
-    placed_at,
+    leaves_at,
     resp_at,
-    state_of,
 )
+from bayesmix.hasten import arrived, ascent_at, hasten, state_of
 from bayesmix.modes import Mode, judge
 from bayesmix.program import Mixture, Params
 
 SHORT = 8  # EM steps after which it shows whether a start leads anywhere
-COMPILING = 3_000_000  # work of the plain steps that cost as much as compiling other moves
-PATIENCE = (30, 300)  # plain steps before quasi-Newton moves take over: bounds
+PATIENT = 3_000_000  # work of the plain steps that are made before quasi-Newton moves take over,
+PATIENCE = (30, 300)  # within these bounds of their number
+UNHEARD = 30_000_000  # work of the passes in which an interrupt is not heard: a tenth of a second
 NOWHERE = Checkpoint()
-NOTED = 16  # quasi-Newton moves between two notes in a checkpoint; each break costs a pass
 
 
 def work_of(mixture: Mixture, rows: int) -> int:
@@ -50,7 +46,8 @@ class Run(NamedTuple):
     """Where one run ended: its mode, the flat params, why, the log joint after each E-step.
 
     ``noise`` is what rounding hides of the log joint there, in nats, ``accelerated`` how many of
-    the E-steps belong to quasi-Newton moves, ``pairs`` what these learnt of the curvature.
+    the E-steps belong to quasi-Newton moves, ``memory`` what these learnt of the curvature, if
+    there were any.
     """
 
     mode: Mode
@@ -59,10 +56,10 @@ class Run(NamedTuple):
     history: np.ndarray
     noise: float
     accelerated: int
-    pairs: tuple[Pair, ...] = ()
+    memory: Memory | None = None
 
     def record(self) -> Record:
-        """The run as arrays, without its pairs."""
+        """The run as arrays, without its memory."""
         mode = {name: np.asarray(getattr(self.mode, name)) for name in JUDGED}
         own = (self.point, self.stop, self.history, self.noise, self.accelerated)
         names = ("point", "stop", "history", "noise", "accelerated")
@@ -82,19 +79,17 @@ JUDGED = (
 
 
 class Outlook(NamedTuple):
-    """A state, the log joints on the way to it, an estimate of what there is yet to gain, in nats.
-
-    ``place``: the pass at the state, which the way does not count yet.
-    """
+    """A state, the log joints on the way to it, and what there is yet to gain, about, in nats."""
 
     state: EMState
     history: list[float]
     left: float
-    place: Place | None
 
 
 class Way:
     """A run under way: its state, the log joint after each E-step, how many were accelerated."""
+
+    memory: Memory | None = None  # what was learnt of the curvature
 
     def __init__(self, state: EMState, history: Sequence[float], accelerated: int = 0) -> None:
         # A start may have taken its first step already.
@@ -106,6 +101,13 @@ class Way:
     def steps(self) -> int:
         """E-steps so far."""
         return int(self.state.steps)
+
+    def go_on(self, state: EMState, piece: Any) -> int:
+        """To a state, by steps whose log joints ``piece`` begins with; their number."""
+        made = int(state.steps) - self.steps
+        self.history += np.asarray(piece)[:made].tolist()
+        self.state = state
+        return made
 
     @property
     def running(self) -> bool:
@@ -170,7 +172,7 @@ class Climber:
         """
         if not self.accelerate:
             return self.max_steps
-        return min(self.max_steps, int(np.clip(COMPILING / self.work, *PATIENCE)))
+        return min(self.max_steps, int(np.clip(PATIENT / self.work, *PATIENCE)))
 
     def begin(self, resp: np.ndarray) -> EMState:
         """The state before the first M-step, from responsibilities (n, K)."""
@@ -194,29 +196,24 @@ class Climber:
         self,
         state: EMState,
         history: Sequence[float] = (),
-        pairs: Iterable[Pair] | None = None,
         accelerated: int = 0,
-        place: Place | None = None,
+        *,
+        near: bool = False,
+        memory: Memory | None = None,
     ) -> Run:
         """EM to convergence: plain steps, quasi-Newton moves where those are slow.
 
         history : the log joint after each step that led to ``state``, ``accelerated`` of them
-        quasi-Newton moves. pairs : near a mode, what is known of the curvature, as from a sample of
-        the rows; quasi-Newton moves then begin at once. place : the pass at ``state``, if it was
-        made already.
+        quasi-Newton moves. near : a mode is, so that such moves begin at once, with the ``memory``
+        of what is known of the curvature, as from a sample of the rows.
         """
         made = self.saved.finished()
         if made is not None:
             return self._made(made)
-        known = deque(pairs or (), maxlen=MEMORY)
-        way = self._resumed()
-        if way is None:
-            way = Way(state, history, accelerated)
-        else:
-            place = None
-        plain = self.patience if pairs is None or not self.accelerate else 0
-        self._to_the_end(way, known, plain, place)
-        run = self._run(way, known)
+        way = self._resumed() or Way(state, history, accelerated)
+        way.memory = memory if near else None
+        self._to_the_end(way, 0 if near and self.accelerate else self.patience)
+        run = self._run(way)
         if run.stop == INTERRUPTED:
             self.saved.close(way.record)
         else:
@@ -234,34 +231,29 @@ class Climber:
             raise KeyboardInterrupt
         return way.state, way.history
 
-    def follow(
-        self, state: EMState, history: Sequence[float], tol: float
-    ) -> tuple[Way, deque[Pair]]:
-        """On to where about ``tol`` nats remain: the way so far, and what was learnt of curvature.
-
-        An interrupt is passed on.
-        """
-        way, known = Way(state, history), deque[Pair](maxlen=MEMORY)
-        replace(self, tol=max(tol, self.tol), saved=NOWHERE)._to_the_end(way, known, self.patience)
+    def follow(self, state: EMState, history: Sequence[float], tol: float) -> Way:
+        """On to where about ``tol`` nats remain: the way so far. An interrupt is passed on."""
+        way = Way(state, history)
+        replace(self, tol=max(tol, self.tol), saved=NOWHERE)._to_the_end(way, self.patience)
         if way.stop == INTERRUPTED:
             raise KeyboardInterrupt
         if way.stop == CONVERGED:
             way.state = way.state._replace(stop=np.int32(RUNNING), calm=np.int32(0))
-        return way, known
+        return way
 
-    def outlook(self, params: Params, pairs: Iterable[Pair]) -> Outlook:
-        """From the mode of a sample: what one pass there tells, with the sample's ``pairs``.
+    def outlook(self, params: Params, memory: Memory | None) -> Outlook:
+        """From the mode of a sample: what one pass there tells, with the sample's ``memory``.
 
         A few plain steps, where these are all that is wanted.
         """
         if not self.accelerate:
             state, history = self.glance(self.resume(params)[0])
-            return Outlook(state, history, float(state.left), None)
-        place = placed_at(self.engine, params, self.data, self._ahead)
-        if place is None:  # a weight of 0
-            return Outlook(*self.resume(params), np.inf, None)
-        left = expected(place.here.gradient, place.here.em_step, pairs)
-        return Outlook(state_of(self.engine, params, place), [], left, place)
+            return Outlook(state, history, float(state.left))
+        ascent = arrived(self.engine, params, self.data, memory, self._ahead)
+        if ascent.fresh:  # a weight of 0, where unconstrained coordinates end
+            return Outlook(*self.resume(params), np.inf)
+        state = state_of(ascent)
+        return Outlook(state, [float(state.log_joint)], float(ascent.promise))
 
     def _resumed(self) -> Way | None:
         """The run that an earlier process was in."""
@@ -274,50 +266,53 @@ class Climber:
             state._replace(steps=steps), found["history"].tolist(), int(found["accelerated"])
         )
 
-    def _to_the_end(
-        self, way: Way, pairs: deque[Pair], plain: int, place: Place | None = None
-    ) -> None:
+    def _to_the_end(self, way: Way, plain: int) -> None:
         """Plain steps up to ``plain`` of them, quasi-Newton moves, and plain steps for the rest."""
         before = way.steps
-        self._plain(way, plain)
-        self._fast(way, pairs, place)
-        self._plain(way, self.max_steps)
+        try:
+            self._plain(way, plain)
+            self._fast(way)
+            self._plain(way, self.max_steps)
+        except KeyboardInterrupt:
+            way.state = way.state._replace(stop=np.int32(INTERRUPTED))
         account(self._code, (way.steps - before) * self._rows * self.mixture.K)
 
     def _plain(self, way: Way, until: int) -> None:
         """Plain steps in pieces, so that an interrupt is heard."""
-        stride = int(np.clip(10 * COMPILING / self.work, 1, BLOCK))
-        try:
-            while way.running and way.steps < until:
-                before, end = way.steps, min(until, way.steps + stride)
-                way.state, piece, way.leaves = advance(
-                    self.engine, way.state, self.data, self.tol, end, work=self._ahead
-                )
-                way.history += np.asarray(piece)[: way.steps - before].tolist()
-                self.saved.note(way.record)
-        except KeyboardInterrupt:
-            way.state = way.state._replace(stop=np.int32(INTERRUPTED))
-
-    def _fast(self, way: Way, pairs: deque[Pair], place: Place | None) -> None:
-        """Quasi-Newton moves for as long as they lead on; in pieces where these are kept."""
-        stride = NOTED if self.saved.kept else self.max_steps
-        while way.running and way.steps < self.max_steps:
-            until = min(self.max_steps, way.steps + stride)
-            pace = Pace(self.tol, until, self._ahead)
-            way.state, passes, way.leaves = hasten(
-                self.engine, way.state, self.data, pace, pairs, place
+        while way.running and way.steps < until:
+            end = min(until, way.steps + self._stride)
+            state, piece, way.leaves = advance(
+                self.engine, way.state, self.data, self.tol, end, work=self._ahead
             )
-            place = None
-            way.history += passes
-            way.accelerated += len(passes)
+            way.go_on(state, piece)
             self.saved.note(way.record)
-            if way.steps < until:
-                break
 
-    def _run(self, way: Way, pairs: Iterable[Pair]) -> Run:
+    def _fast(self, way: Way) -> None:
+        """Quasi-Newton moves for as long as they lead on, in pieces likewise.
+
+        Where unconstrained coordinates end (a weight of 0) there are none.
+        """
+        if not (way.running and way.steps < self.max_steps):
+            return
+        ascent = ascent_at(self.engine, way.state, self.data, way.memory)
+        while way.running and way.steps < self.max_steps and ascent.stop == RUNNING:
+            end = min(self.max_steps, way.steps + self._stride)
+            ascent, piece = hasten(self.engine, ascent, self.data, self.tol, end, work=self._ahead)
+            if ascent.fresh:
+                return
+            way.accelerated += way.go_on(state_of(ascent), piece)
+            way.leaves, way.memory = None, ascent.memory
+            self.saved.note(way.record)
+
+    @property
+    def _stride(self) -> int:
+        """Passes between which nobody listens."""
+        return int(np.clip(UNHEARD / self.work, 1, BLOCK))
+
+    def _run(self, way: Way) -> Run:
         state, leaves = way.state, way.leaves
-        if leaves is None:  # no further step: this asks for the components at the state
-            state, _, leaves = advance(self.engine, state, self.data, self.tol, 0, work=self._ahead)
+        if leaves is None:
+            leaves = leaves_at(self.engine, state.point, self.data._replace(rows=None))
         stop = MAX_STEPS if way.running else way.stop
         point = np.asarray(state.point, np.float64)
         mode = judge(
@@ -336,7 +331,7 @@ class Climber:
             np.array(way.history),
             float(state.noise),
             way.accelerated,
-            tuple(pairs),
+            way.memory,
         )
 
     def _made(self, record: Record) -> Run:

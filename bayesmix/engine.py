@@ -1,13 +1,11 @@
-"""One EM step, the compiled loop of plain steps, and the quasi-Newton loop around it.
+"""One EM step, and the compiled loop of plain steps.
 
 The state carries what the E-step gave at the current params; a step is M, then E there. A start is
-responsibilities, so its statistics enter the loop as any others do. Plain steps run in compiled
-code; where they are slow to converge, ``hasten`` takes over: one pass over the data per move, in
-unconstrained coordinates.
+responsibilities, so its statistics enter the loop as any others do. Where plain steps are slow to
+converge, ``hasten`` takes over.
 """
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,15 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bayesmix.accelerate import (
-    LONGEST,
-    Pair,
-    direction,
-    farther,
-    prolonged,
-    remaining,
-)
-from bayesmix.coordinates import constrain, free, free_size, to_free
+from bayesmix.coordinates import free_size
 from bayesmix.density import Data, Density
 from bayesmix.effort import FIT, cells_of, compiled
 from bayesmix.mstep import Plan, m_step
@@ -223,184 +213,6 @@ def advance(engine: Engine, state: EMState, data: Data, tol: Any, until: Any) ->
     return state, history, engine.leaves(engine.params(state.point), data)
 
 
-class Probe(NamedTuple):
-    """One pass over the data at unconstrained coordinates: all that the next move needs.
-
-    ``gradient`` of the log joint, by Fisher's identity, and ``em_step``, the move that an EM step
-    would make, are (n,); ``noise`` is what rounding hides of the log joint.
-    """
-
-    log_joint: Any
-    noise: Any
-    log_likelihood: jax.Array
-    statistics: Any
-    gradient: Any
-    em_step: Any
-    inverse: jax.Array
-
-    @property
-    def finite(self) -> bool:
-        """Whether a move can start or end here; it cannot on the boundary of a support."""
-        vectors = (self.log_joint, self.gradient, self.em_step)
-        return all(bool(np.isfinite(value).all()) for value in vectors)
-
-
-@compiled(lambda engine, z, inverse, data: cells_of(data))
-def _probe(engine: Engine, z: Any, inverse: Any, data: Data) -> Probe:
-    density = engine.density
-    params = constrain(density, z, data)
-    log_joint, log_likelihood, statistics = engine.e_step(params, data)
-    gradient = jax.grad(lambda z: density.rising(constrain(density, z, data), statistics, data))(z)
-    after, inverse = engine.m_step(params, statistics, inverse, data, False)
-    em_step = free(density, after, data) - z
-    noise = density.noise(params, statistics, log_joint, data)
-    return Probe(log_joint, noise, log_likelihood, statistics, gradient, em_step, inverse)
-
-
-def probe(engine: Engine, z: np.ndarray, inverse: Any, data: Data, work: float) -> Probe:
-    """The pass at ``z``; what the host needs of it as NumPy. ``work``: see ``compiled``."""
-    found = _probe(engine, z, inverse, data, work=work)
-    return found._replace(
-        log_joint=np.asarray(found.log_joint),
-        gradient=np.asarray(found.gradient),
-        em_step=np.asarray(found.em_step),
-    )
-
-
-class Pace(NamedTuple):
-    """When to stop: at ``tol`` nats of estimated gain, or after ``until`` steps of the state.
-
-    ``work``: of all passes over the data, about, see ``compiled``.
-    """
-
-    tol: float
-    until: int
-    work: float
-
-
-class Place(NamedTuple):
-    """Unconstrained coordinates (n,), the pass there, and the bound on the next move."""
-
-    z: np.ndarray
-    here: Probe
-    reach: float = LONGEST
-
-
-def placed_at(engine: Engine, params: Params, data: Data, work: float) -> Place | None:
-    """The pass at ``params``, or None where unconstrained coordinates end.
-
-    ``work``: of all passes to come, see ``compiled``.
-    """
-    z = np.asarray(to_free(engine.density, params, data))
-    ascent = free_size(engine.density, data, engine.plan.ascent)
-    place = Place(z, probe(engine, z, np.zeros((ascent, ascent), z.dtype), data, work))
-    return place if place.here.finite else None
-
-
-def state_of(engine: Engine, params: Params, place: Place) -> EMState:
-    """The state at ``params``, where the pass of ``place`` was made and is not counted yet."""
-    point = np.concatenate([np.ravel(params[name]) for name in sorted(params)])
-    return _state(0, point, place.here, 0, RUNNING)
-
-
-def hasten(
-    engine: Engine,
-    state: EMState,
-    data: Data,
-    pace: Pace,
-    pairs: deque[Pair],
-    place: Place | None = None,
-) -> tuple[EMState, list[float], Any]:
-    """Quasi-Newton moves from ``state`` until a stop or until as many steps as ``pace`` allows.
-
-    ``pairs`` is what is known of the curvature, and is added to. ``place``: the pass at the state,
-    where it was made already. Returns the state, the log joint
-    after each pass and the components there. Where unconstrained coordinates end (a weight of 0),
-    the state comes back as it was and no components, for plain steps to go on. An interrupt is a
-    stop.
-    """
-    params = engine.unflatten(np.asarray(state.point))
-    z = np.asarray(to_free(engine.density, params, data))
-    at = place or Place(z, probe(engine, z, state.inverse, data, pace.work))
-    if not at.here.finite:
-        return state, [], None
-    noise = float(at.here.noise)
-    history, left = [float(at.here.log_joint)], np.inf
-    calm, stop = 0, RUNNING
-    try:
-        while int(state.steps) + len(history) < pace.until:
-            before, left = left, remaining(at.here.gradient, at.here.em_step, pairs)
-            soon = prolonged(at.here.gradient, at.here.em_step)
-            lost = len(history) > 1 and history[-1] <= history[-2] + noise
-            if max(left * SAFETY, soon) < pace.tol or (lost and before <= left <= noise):
-                calm += 1
-            elif not lost:
-                calm = 0
-            if calm == 2:
-                stop = CONVERGED
-                break
-            there = _next(engine, at, pairs, data, history, noise, pace.work)
-            if there is None:
-                break
-            at = there
-    except KeyboardInterrupt:
-        stop = INTERRUPTED
-    point, leaves = _arrived(engine, at.z, data._replace(rows=None))
-    return _state(int(state.steps), point, at.here, len(history), stop), history, leaves
-
-
-def _next(
-    engine: Engine,
-    at: Place,
-    pairs: deque[Pair],
-    data: Data,
-    history: list[float],
-    noise: float,
-    work: float,
-) -> Place | None:
-    """Where the quasi-Newton move leads, or the EM step where that falls; None if both fall."""
-    z, here, reach = at
-    for move in (direction(here.gradient, here.em_step, pairs, reach), here.em_step):
-        there = probe(engine, z + move, here.inverse, data, work)
-        history.append(max(history[-1], float(there.log_joint)))
-        if there.finite and there.log_joint >= here.log_joint - noise:
-            pair = Pair(move, here.gradient - there.gradient, here.em_step - there.em_step)
-            if pair.curved:
-                pairs.append(pair)
-            reach = farther(reach, move, here.em_step, pair, float(here.gradient @ move))
-            return Place(z + move, there, reach)
-        pairs.clear()
-        reach = LONGEST
-    return None
-
-
-# Rows do not enter, so this is compiled quickly whatever their number, and once.
-@compiled(lambda *_: 0)
-def _arrived(engine: Engine, z: Any, data: Data) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The flat params at unconstrained ``z``, and the components there."""
-    params = constrain(engine.density, z, data)
-    return ravel_pytree(params)[0], engine.leaves(params, data)
-
-
-def _state(steps: int, point: Any, here: Probe, passes: int, stop: int) -> EMState:
-    """The state at ``point``, flat params, after ``passes`` more E-steps than ``steps``."""
-    inf = np.full_like(here.log_joint, np.inf)
-    return EMState(
-        point,
-        here.log_joint,
-        here.log_likelihood,
-        here.noise,
-        here.statistics,
-        here.inverse,
-        gain=inf,
-        move=np.full_like(point, np.inf),
-        left=inf,
-        calm=np.int32(0),
-        steps=np.int32(steps + passes),
-        stop=np.int32(stop),
-    )
-
-
 # A single pass, which a search makes some dozens of times: quick to compile up to many rows.
 @compiled(lambda engine, resp, data: cells_of(data), moderate=FIT)
 def from_resp(engine: Engine, resp: Any, data: Data) -> EMState:
@@ -429,6 +241,21 @@ def from_params(engine: Engine, params: Params, data: Data) -> EMState:
         steps=jnp.ones_like(state.steps),
         stop=jnp.where(jnp.isfinite(log_joint), RUNNING, DEGENERATE).astype(jnp.int32),
     )
+
+
+# Rows do not enter, so this is compiled quickly whatever their number, and once.
+@compiled(lambda *_: 0)
+def leaves_at(engine: Engine, flat: Any, data: Data) -> dict[str, jax.Array]:
+    """The parameters of the components at flat params; of ``data`` no rows are needed."""
+    return engine.leaves(engine.params(flat), data)
+
+
+# No pass is made here either.
+@compiled(lambda *_: 0)
+def unvisited(engine: Engine, params: Params, data: Data) -> EMState:
+    """The state at ``params`` before the E-step there."""
+    shapes = jax.eval_shape(engine.e_step, params, data)[2]
+    return engine.init(params, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), data)
 
 
 @compiled(lambda engine, params, data: cells_of(data), moderate=FIT)

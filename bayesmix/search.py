@@ -90,7 +90,7 @@ def run_from(climber: Climber, params: Params, state: EMState, bins: int | None)
         return climber.climb(state, [float(state.log_joint)])
     interrupted = first.stop == INTERRUPTED
     rest = _hurried(climber) if interrupted else climber
-    run = rest.climb(*rest.resume(first.mode.params), first.pairs)
+    run = rest.climb(*rest.resume(first.mode.params), near=True, memory=first.memory)
     return run._replace(stop=INTERRUPTED) if interrupted else run
 
 
@@ -153,10 +153,10 @@ def _moves(scout: Climber, starts: Starts, runs: list[Run], restarts: int) -> It
             run = scout.climb(state, history)
         elif not easy and leads_away and idle // 2 % every == 0:
             followed += 1
-            way, pairs = scout.follow(state, history, LOOSE)
+            way = scout.follow(state, history, LOOSE)
             if not float(way.state.log_joint) > enough:
                 continue
-            run = scout.climb(way.state, way.history, pairs, way.accelerated)
+            run = scout.climb(way.state, way.history, way.accelerated, near=True, memory=way.memory)
             back += len(atlas([best.mode, run.mode], scout.mixture)) == 1
         else:
             continue
@@ -178,10 +178,9 @@ def _carried(climber: Climber, runs: list[Run], progress: Progress) -> list[Run]
     reached = max(float(each.state.log_joint) for each in begun)
     carried = []
     ahead = list(zip(modes, scouted, begun, strict=True))
-    for mode, run, (state, history, left, place) in progress(ahead, "mode"):
+    for mode, run, (state, history, left) in progress(ahead, "mode"):
         if not float(state.log_joint) + 4 * left < reached:  # NaN, too: a row is impossible there
-            known = run.pairs if np.isfinite(left) else None
-            run = climber.climb(state, history, known, place=place)
+            run = climber.climb(state, history, near=bool(np.isfinite(left)), memory=run.memory)
             seen = replace(run.mode, starts=mode.starts, moves=mode.moves)
             carried.append(run._replace(mode=seen))
             if run.stop == INTERRUPTED:
@@ -196,8 +195,8 @@ def _begun(climber: Climber, scouted: Run) -> Outlook:
     first few steps from the responsibilities, which of such a row are even.
     """
     mixture, params = climber.mixture, scouted.mode.params
-    seen = climber.outlook(params, scouted.pairs)
+    seen = climber.outlook(params, scouted.memory)
     if is_possible(float(seen.state.log_joint)) or isinstance(mixture.value, Blocks):
         return seen
     resp = np.asarray(responsibilities(mixture, params)).reshape(mixture.N, mixture.K)
-    return Outlook(*climber.glance(climber.begin(resp)), np.inf, None)
+    return Outlook(*climber.glance(climber.begin(resp)), np.inf)

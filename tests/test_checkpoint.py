@@ -31,8 +31,9 @@ class Killed(BaseException):
 
 @pytest.fixture
 def often(monkeypatch):
-    """Every chance to write is taken."""
+    """Every chance to write is taken, and there is one every 10 to 16 passes."""
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(climb, "UNHEARD", 200_000)
 
 
 def _em(path=None, restarts=3, **kwargs):

@@ -54,6 +54,7 @@ ROOMS = (
     "predict",
     "expected",
     "engine",
+    "hasten",
     "checkpoint",
     "climb",
     "search",
