@@ -214,8 +214,25 @@ def test_a_run_that_a_kink_holds_up_is_not_called_converged(name):
     assert em.stop.startswith("not converged: stopped at a kink or an edge")
 
 
-@pytest.mark.parametrize("name", ["columns", "leaning"])
+def beside_a_climbed_location(x, y, K=2):
+    """The location of x is a weighted median; that of y, without a kink, is climbed."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, 2.0)))
+    with numpyro.plate("cluster", K):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 3.0))
+        middle = numpyro.sample("middle", dist.Normal(0.0, 3.0))
+    with numpyro.plate("obs_id", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        numpyro.sample("x", dist.Laplace(loc[z], 0.7), obs=x)
+        numpyro.sample("y", dist.Normal(middle[z], 1.0), obs=y)
+
+
+EXACT = {name: LOCATIONS[name] for name in ("columns", "leaning")} | {
+    "beside": (beside_a_climbed_location, (np.round(3 * Y), Y[::-1].copy()))
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
 def test_exact_medians_are_converged_at_their_kinks(name):
-    program, args = LOCATIONS[name]
+    program, args = EXACT[name]
     em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), *args)
     assert em.converged

@@ -35,8 +35,9 @@ KINKS = {
 
 def may_stall(mixture: Mixture) -> bool:
     """Whether the ascent moves a parameter in which the log density has a kink or an edge."""
+    several = len(mixture.observed) > 1
     leaves = {
-        leaf
+        f"{leaf}[{site.name}]" if several else leaf
         for site in mixture.observed
         for component in site.components
         for leaf in KINKS.get(component, ())
@@ -49,26 +50,29 @@ def may_stall(mixture: Mixture) -> bool:
             node.depends & climbed
             for own in mixture.reading.leaves
             for leaf, node in own.items()
-            if leaf.partition("[")[0] in leaves
+            if (leaf if several else leaf.partition("[")[0]) in leaves
         )
 
 
 def left_at_kinks(mixture: Mixture, params: Params) -> float:
-    """What the log joint may have yet to gain where it has a slope at ``params``, in nats."""
+    """What the log joint may have yet to gain where it has a slope at ``params``, in nats.
+
+    Along the sites of the ascent: others are at their argmax, also where that is a kink.
+    """
     density, data = density_of(mixture), data_of(mixture)
     values = {name: jnp.asarray(value, float) for name, value in params.items()}
-    return float(_left(density, values, data))
+    return float(_left(density, plan_for(mixture).ascent, values, data))
 
 
-@partial(jax.jit, static_argnums=0)
-def _left(density: Density, params: Params, data: Data) -> jax.Array:
-    z = free(density, params, data)
+@partial(jax.jit, static_argnums=(0, 1))
+def _left(density: Density, sites: tuple[str, ...], params: Params, data: Data) -> jax.Array:
+    z = free(density, params, data, sites)
 
     def joint(z: jax.Array) -> jax.Array:
-        return density.log_joint(constrain(density, z, data), data)
+        return density.log_joint(params | constrain(density, z, data, sites), data)
 
     def rows(z: jax.Array) -> jax.Array:
-        return density.by_rows(constrain(density, z, data), data)
+        return density.by_rows(params | constrain(density, z, data, sites), data)
 
     def information(direction: jax.Array) -> Any:
         return jnp.sum(jax.jvp(rows, (z,), (direction,))[1] ** 2)
