@@ -198,9 +198,8 @@ def _array(array: np.ndarray, where: str) -> np.ndarray:
         raise ValueError(f"{where} holds text ({str(array.ravel()[0])!r}, ...), {NO_TEXT}")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where} has dtype {array.dtype}, which is not a number")
-    if array.dtype.kind == "f" and array.dtype != np.float32:
-        array = array.astype(np.float64)
-    return array.astype(array.dtype.newbyteorder("="))
+    wide = array.dtype.kind == "f" and array.dtype != np.float32
+    return array.astype(np.float64 if wide else array.dtype.newbyteorder("="))  # the only copy
 
 
 def _from_objects(array: np.ndarray, where: str) -> np.ndarray:
