@@ -244,7 +244,10 @@ class Density:
     def bent_e_step(
         self, params: Params, data: Data, turns: tuple[Turn, ...]
     ) -> tuple[jax.Array, Bent]:
-        """``e_step`` of the general sweep, and how Q goes on from there, in the same pass."""
+        """``e_step`` of the general sweep, and how Q goes on from there, in the same pass.
+
+        The plan asks for it where rows come in chunks; in float32 a program may be another.
+        """
         if not self.portion:
             scale = self._by_row(params, data)[1]
             value, resp, slope, products = bend_of(
