@@ -12,6 +12,7 @@ import pytest
 import bayesmix as bm
 from bayesmix import climb, effort, search
 from bayesmix.accelerate import (
+    AHEAD,
     LONGEST,
     PAIRS,
     direction,
@@ -254,7 +255,9 @@ def test_a_run_of_the_search_does_not_end_on_a_ridge():
         engine = Engine(density_of(rough.mixture), plan_for(rough.mixture))
         data = data_of(rough.mixture)
         params = {name: jnp.asarray(value) for name, value in rough.params.items()}
-        state = advance(engine, from_params(engine, params, data), data, 0.0, BLOCK)[0]
+        state = from_params(engine, params, data)
+        for _ in range(-(-AHEAD // BLOCK)):
+            state = advance(engine, state, data, 0.0, AHEAD)[0]
     assert float(state.log_joint) - rough.log_joint < search.ROUGH
 
 
