@@ -16,6 +16,7 @@ import numpy as np
 
 from bayesmix.coordinates import constrain_with_jacobian, from_free, to_free
 from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.density.layout import kink_movers
 from bayesmix.effort import LONG, SAMPLE, cells_of, compiled
 from bayesmix.expansion import Expansion, Progress, expandable, expanded, quiet
 from bayesmix.program import Mixture, Params
@@ -233,10 +234,16 @@ def standard_errors(mixture: Mixture, params: Params) -> dict[str, np.ndarray]:
     otherwise. Taken in unconstrained coordinates and carried over by the delta method; at a maximum
     that is exact, and covers sites with constraints (weights, covariance matrices).
 
-    Raises ValueError, naming the site, on the boundary of a support; and where the information is
-    not positive definite or ``params`` is no maximum.
+    Raises ValueError, naming the site, on the boundary of a support, and where the log density has
+    a kink in it; and where the information is not positive definite or ``params`` is no maximum.
     """
     with jax.enable_x64(True):
+        kinked = kink_movers(mixture)
+        if kinked:
+            raise ValueError(
+                f"site {min(kinked)!r} moves a location at which the log density has a kink, so "
+                "there is no observed information: use em.bootstrap(key) or NUTS"
+            )
         z = free_vector(mixture, params)
         if not np.isfinite(z).all():
             raise ValueError(_on_the_boundary(mixture, params))

@@ -16,6 +16,7 @@ import numpy as np
 from bayesmix.coordinates import from_free, unraveller
 from bayesmix.curvature import SMALLEST, Bend, bend_at, evaluate, free_vector
 from bayesmix.density import cached, data_of, density_of
+from bayesmix.density.layout import kink_movers
 from bayesmix.expansion import Progress, quiet
 from bayesmix.program import Mixture, Params
 from bayesmix.saved import digest
@@ -26,6 +27,7 @@ INSIDE = 4.0
 BEYOND = 1e3
 FAR = 1e300
 FEW = 2**16  # rows that are enough for a metric
+KINK = "the log density has a kink there, at the components' location, and no curvature"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def log_evidence(mixture: Mixture, params: Params) -> Evidence:
     flat priors has no evidence; differences between its modes still compare their masses.
     """
     with jax.enable_x64(True):
-        geometry, reason = climb(mixture, params)
+        geometry, reason = None, KINK
+        if not kink_movers(mixture):
+            geometry, reason = climb(mixture, params)
     if geometry is None:
         return Evidence(-np.inf, np.inf, reason)
     return Evidence(geometry.log_evidence, geometry.condition, "")

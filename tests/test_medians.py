@@ -236,3 +236,7 @@ def test_exact_medians_are_converged_at_their_kinks(name):
     program, args = EXACT[name]
     em = bm.EM(program, restarts=2, progress_bar=False).run(jax.random.key(0), *args)
     assert em.converged
+    with pytest.raises(ValueError, match="has a kink there"):  # differences across it are no slope
+        em.laplace(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match="'loc' moves a location at which the log density has a k"):
+        em.standard_errors()

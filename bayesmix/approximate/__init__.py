@@ -19,10 +19,11 @@ from scipy.special import logsumexp
 from bayesmix.approximate.draws import Pool, pool_of
 from bayesmix.approximate.result import LaplaceResult, ModeShare
 from bayesmix.arguments import check_counts, seed_of
+from bayesmix.density.layout import kink_movers
 from bayesmix.draws import systematic
 from bayesmix.estimate import EMResult
 from bayesmix.importance import log_mean, smoothed
-from bayesmix.laplace import Geometry, climb, refuse_improper
+from bayesmix.laplace import KINK, Geometry, climb, refuse_improper
 from bayesmix.symmetry import aligned
 
 __all__ = ["LaplaceResult", "ModeShare", "laplace"]
@@ -88,12 +89,12 @@ def laplace(
 
 def _known(em: EMResult, mode: int | None) -> tuple[list[tuple[int, Geometry]], list[str]]:
     """(number in the atlas, Gaussian) of the modes to draw from, heaviest first; and notes."""
-    tried = _candidates(em, mode)
+    tried, kinked = _candidates(em, mode), kink_movers(em.mixture)
     found: dict[int, Geometry] = {}
     notes = []
     for number in tried:
         named = aligned(em.mixture, em.modes[number].params, em.params) if number else em.params
-        geometry, reason = climb(em.mixture, named)
+        geometry, reason = (None, KINK) if kinked else climb(em.mixture, named)
         if geometry is None:
             notes.append(f"mode {number} has no Laplace approximation: {reason}")
         elif not any(_same(geometry, other) for other in found.values()):

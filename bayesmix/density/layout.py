@@ -167,6 +167,22 @@ def kinked_sites(mixture: Mixture) -> tuple[Observed, ...]:
     )
 
 
+def kink_movers(mixture: Mixture) -> frozenset[str]:
+    """Sites that move a location at which the components' log density has a kink.
+
+    The log joint then has a kink at every row, and at its maximum no curvature to speak of.
+    """
+    several, found = len(mixture.observed) > 1, set[str]()
+    for site in mixture.observed:
+        if {*site.components} & {*KINKED, dist.AsymmetricLaplaceQuantile}:
+            own = f"loc[{site.name}]" if several else "loc"
+            for leaves in mixture.reading.leaves:
+                for leaf, node in leaves.items():
+                    if (leaf if several else leaf.partition("[")[0]) == own:
+                        found |= node.depends
+    return frozenset(found)
+
+
 def is_tied(family: Family, reading: Reading) -> bool:
     """Whether one spread, shared by all clusters, decides all natural parameters beyond x's own."""
     if not (family.location_scale and family.spread):
