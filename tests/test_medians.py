@@ -240,3 +240,7 @@ def test_exact_medians_are_converged_at_their_kinks(name):
         em.laplace(jax.random.key(0), 2)
     with pytest.raises(ValueError, match="'loc' moves a location at which the log density has a k"):
         em.standard_errors()
+    nuts = bm.NUTS(program, chains=2, draws=20, progress_bar=False)
+    found = nuts.run(jax.random.key(1), *args, start=em)
+    assert any("has a kink there" in note for note in found.notes)
+    assert "close together" in found.start_policy

@@ -11,15 +11,17 @@ from numpyro import handlers
 from bayesmix.coordinates import free, to_free
 from bayesmix.curvature import free_vector
 from bayesmix.density import data_of, density_of
+from bayesmix.density.layout import kink_movers
 from bayesmix.estimate import EMResult
 from bayesmix.expansion import Progress
-from bayesmix.laplace import Geometry, geometry_at
+from bayesmix.laplace import KINK, Geometry, geometry_at
 from bayesmix.program import Mixture
 from bayesmix.smc import SMCResult
 from bayesmix.symmetry import aligned
 
 COMPARABLE = np.log(100.0)
 MOST = 8  # modes whose shape is looked at
+IMPROPER = "the log density has no proper maximum near it (its Hessian is not negative definite)"
 
 
 class Frame(NamedTuple):
@@ -126,9 +128,11 @@ def _from_modes(
     mixture: Mixture, em: EMResult, key: Any, chains: int, progress: Progress
 ) -> Starts:
     """Chains shared out over EM's regular modes of comparable mass, spread by their curvature."""
+    if kink_movers(mixture):
+        return _without_curvature(mixture, em, key, chains, KINK)
     known, left_out = _shapes(mixture, em, progress)
     if not known:
-        return _without_curvature(mixture, em, key, chains)
+        return _without_curvature(mixture, em, key, chains, IMPROPER)
     best = known[0]
     share = _shares([geometry.log_evidence for geometry in known], chains)
     inverse = np.linalg.inv(best.factor)
@@ -188,28 +192,25 @@ def _left_out(numbers: list[int], nats: float) -> str:
     )
 
 
-def _policy(modes: int, chains: int) -> str:
+def _policy(modes: int, chains: int, spread: str = "spread by the local curvature") -> str:
     where = (
         "around EM's best mode"
         if modes == 1
         else f"shared out over EM's {modes} modes of comparable mass"
     )
     return (
-        f"starts: {chains} chains {where}, spread by the local curvature; R-hat then says nothing "
-        'about modes that EM never saw (start="prior" begins far apart)'
+        f"starts: {chains} chains {where}, {spread}; R-hat then says nothing about modes that EM "
+        'never saw (start="prior" begins far apart)'
     )
 
 
-def _without_curvature(mixture: Mixture, em: EMResult, key: Any, chains: int) -> Starts:
+def _without_curvature(mixture: Mixture, em: EMResult, key: Any, chains: int, why: str) -> Starts:
     density, data = density_of(mixture), data_of(mixture)
     z = np.asarray(to_free(density, {n: jnp.asarray(v) for n, v in em.params.items()}, data))
     points = z + 0.01 * np.random.default_rng(words_of(key)).standard_normal((chains, z.size))
-    note = (
-        "the log density has no proper maximum near EM's mode (its Hessian is not negative "
-        "definite), so the chains use NumPyro's ordinary adaptation"
-    )
+    note = f"EM's mode: {why}, so the chains use NumPyro's ordinary adaptation"
     frame = Frame(np.zeros(z.size), np.eye(z.size))
-    return Starts(frame, points, False, _policy(1, chains), (note,))
+    return Starts(frame, points, False, _policy(1, chains, "close together"), (note,))
 
 
 def _shares(log_evidence: list[float], chains: int) -> list[int]:
