@@ -224,8 +224,8 @@ def check_bins(mixture: Mixture) -> None:
         found = f"{columns} columns"
     if found:
         raise ValueError(
-            f"site {mixture.name!r} has {found}: bins is for one column of continuous values, "
-            "leave it out"
+            f"site {mixture.name!r} has {found}: bins is for one column under Normal, StudentT, "
+            "LogNormal or skew normal components, leave it out"
         )
 
 
