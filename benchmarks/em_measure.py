@@ -193,7 +193,7 @@ def defaults(case: Case) -> dict:
         result = fit(*args)
         return time.process_time() - began, result
 
-    for seed in range(3 if case.N < 100_000 else 1):
+    for seed in range(case.seeds):
         x, _ = data(case, seed)
         em = bm.EM(program, progress_bar=False)
         for name in ["bayesmix, first call"] * (seed == 0) + ["bayesmix"]:
