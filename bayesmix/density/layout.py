@@ -1,7 +1,7 @@
 """The observed side laid out for the sweep: which family, which columns, which rows."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from bayesmix.program import Mixture, Observed
 from bayesmix.reader import Reading, x64
 
 KINKED = (dist.Laplace, dist.AsymmetricLaplace)
+KINKS = dict.fromkeys((*KINKED, dist.AsymmetricLaplaceQuantile), ("loc",))
 
 
 def family_of(mixture: Mixture) -> Family | None:
@@ -167,20 +168,32 @@ def kinked_sites(mixture: Mixture) -> tuple[Observed, ...]:
     )
 
 
+def movers(mixture: Mixture, leaves: Mapping[Any, tuple[str, ...]]) -> frozenset[str]:
+    """Sites on which some parameters of the components depend, named by kind of component."""
+    several = len(mixture.observed) > 1
+    wanted = {
+        f"{leaf}[{site.name}]" if several else leaf
+        for site in mixture.observed
+        for component in site.components
+        for leaf in leaves.get(component, ())
+    }
+    if not wanted:
+        return frozenset()
+    found = [
+        node.depends
+        for own in mixture.reading.leaves
+        for leaf, node in own.items()
+        if (leaf if several else leaf.partition("[")[0]) in wanted
+    ]
+    return frozenset().union(*found)
+
+
 def kink_movers(mixture: Mixture) -> frozenset[str]:
     """Sites that move a location at which the components' log density has a kink.
 
     The log joint then has a kink at every row, and at its maximum no curvature to speak of.
     """
-    several, found = len(mixture.observed) > 1, set[str]()
-    for site in mixture.observed:
-        if {*site.components} & {*KINKED, dist.AsymmetricLaplaceQuantile}:
-            own = f"loc[{site.name}]" if several else "loc"
-            for leaves in mixture.reading.leaves:
-                for leaf, node in leaves.items():
-                    if (leaf if several else leaf.partition("[")[0]) == own:
-                        found |= node.depends
-    return frozenset(found)
+    return movers(mixture, KINKS)
 
 
 def is_tied(family: Family, reading: Reading) -> bool:

@@ -17,14 +17,12 @@ import numpyro.distributions as dist
 
 from bayesmix.coordinates import constrain, free
 from bayesmix.density import Data, Density, data_of, density_of
+from bayesmix.density.layout import KINKS, movers
 from bayesmix.mstep.rules import plan_for
 from bayesmix.program import Mixture, Params
 
-# The parameters in which the log density has a kink, or an edge.
-KINKS = {
-    dist.Laplace: ("loc",),
-    dist.AsymmetricLaplace: ("loc",),
-    dist.AsymmetricLaplaceQuantile: ("loc",),
+# The parameters beyond which the log density ends.
+EDGES = {
     dist.Uniform: ("low", "high"),
     dist.Pareto: ("scale",),
     dist.LeftTruncatedDistribution: ("low",),
@@ -35,23 +33,8 @@ KINKS = {
 
 def may_stall(mixture: Mixture) -> bool:
     """Whether the ascent moves a parameter in which the log density has a kink or an edge."""
-    several = len(mixture.observed) > 1
-    leaves = {
-        f"{leaf}[{site.name}]" if several else leaf
-        for site in mixture.observed
-        for component in site.components
-        for leaf in KINKS.get(component, ())
-    }
-    if not leaves:
-        return False
-    climbed = set(plan_for(mixture).ascent)
     with jax.enable_x64(True):
-        return any(
-            node.depends & climbed
-            for own in mixture.reading.leaves
-            for leaf, node in own.items()
-            if (leaf if several else leaf.partition("[")[0]) in leaves
-        )
+        return bool(movers(mixture, KINKS | EDGES) & set(plan_for(mixture).ascent))
 
 
 def left_at_kinks(mixture: Mixture, params: Params) -> float:
